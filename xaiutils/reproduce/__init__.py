@@ -1,0 +1,1 @@
+"""Long runs from the command line: ``python -m xaiutils.reproduce --help``."""

@@ -1,0 +1,29 @@
+"""The command line of the long runs. Each sub-command lives in a module of its own."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from xaiutils.reproduce import _train
+
+
+def parser() -> argparse.ArgumentParser:
+    """All sub-commands with their options."""
+    top = argparse.ArgumentParser(
+        prog="python -m xaiutils.reproduce",
+        description="Make the weights and the tables that the book reads.",
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    _train.add_command(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command; the exit status."""
+    options = parser().parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
