@@ -1,0 +1,34 @@
+"""Draw heatmaps so that they can be compared, printed in grey, and read aloud.
+
+Every figure of the book goes through `show`, which stores an alternative text beside the picture.
+"""
+
+from xaiutils.plot._colours import MAGNITUDE, PALETTE, SIGNED
+from xaiutils.plot._curves import curves
+from xaiutils.plot._describe import describe
+from xaiutils.plot._heatmaps import (
+    colour_bar,
+    colour_limit,
+    grid,
+    heatmap,
+    picture,
+    pixel_relevance,
+)
+from xaiutils.plot._show import alternative_text, set_alternative_text, show
+
+__all__ = [
+    "MAGNITUDE",
+    "PALETTE",
+    "SIGNED",
+    "alternative_text",
+    "colour_bar",
+    "colour_limit",
+    "curves",
+    "describe",
+    "grid",
+    "heatmap",
+    "picture",
+    "pixel_relevance",
+    "set_alternative_text",
+    "show",
+]

@@ -1,0 +1,48 @@
+"""Show a figure together with its alternative text."""
+
+import matplotlib.pyplot as plt
+from IPython.display import display
+from matplotlib.figure import Figure
+
+
+def set_alternative_text(figure: Figure, text: str) -> Figure:
+    """Attach the words that stand for a figure where it cannot be seen.
+
+    Args:
+        figure: The figure.
+        text: One or two sentences that say what is drawn.
+
+    Returns:
+        The same figure.
+
+    Raises:
+        ValueError: The text is empty.
+    """
+    if not text.strip():
+        raise ValueError("An alternative text must say something: describe what is drawn.")
+    figure.set_label(text)
+    return figure
+
+
+def alternative_text(figure: Figure) -> str:
+    """The words attached to a figure, or an empty string."""
+    return str(figure.get_label())
+
+
+def show(figure: Figure, alt: str | None = None) -> None:
+    """Display a figure in a notebook; its alternative text is stored beside the picture.
+
+    Args:
+        figure: The figure; it is closed afterwards, so that it is not shown twice.
+        alt: Its alternative text; may be omitted for a figure that already carries one.
+
+    Raises:
+        ValueError: The figure has no alternative text and none is given.
+    """
+    if alt is not None:
+        set_alternative_text(figure, alt)
+    text = alternative_text(figure)
+    if not text:
+        raise ValueError("This figure has no alternative text: call show(figure, alt='...').")
+    display(figure, metadata={"image/png": {"alt": text}})  # type: ignore[no-untyped-call]
+    plt.close(figure)
