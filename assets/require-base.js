@@ -1,0 +1,22 @@
+// Loaded between require.js and the widget manager, on pages that show a widget.
+
+// 1. Modules named by a widget (anywidget) lie beside require.js, not on a server elsewhere.
+requirejs.config({ baseUrl: new URL("vendor/", document.currentScript.src).pathname });
+
+// 2. The widget manager asks MathJax 2 to typeset labels; the page carries MathJax 3.
+window.MathJax = window.MathJax || {};
+window.MathJax.Hub = {
+  Queue: function (job) {
+    const element = Array.isArray(job) ? job[2] : undefined;
+    if (window.MathJax.typesetPromise) {
+      window.MathJax.typesetPromise(element ? [element] : undefined);
+    }
+  },
+};
+
+// 3. FontAwesome replaces an icon's element by default; the Play widget still holds the old one
+//    and stops. Nesting the drawing inside the element leaves it alive.
+window.FontAwesomeConfig = Object.assign({}, window.FontAwesomeConfig, { autoReplaceSvg: "nest" });
+if (window.FontAwesome && window.FontAwesome.config) {
+  window.FontAwesome.config.autoReplaceSvg = "nest";
+}
