@@ -3,16 +3,18 @@
 // 1. Modules named by a widget (anywidget) lie beside require.js, not on a server elsewhere.
 requirejs.config({ baseUrl: new URL("vendor/", document.currentScript.src).pathname });
 
-// 2. The widget manager asks MathJax 2 to typeset labels; the page carries MathJax 3.
-window.MathJax = window.MathJax || {};
-window.MathJax.Hub = {
-  Queue: function (job) {
-    const element = Array.isArray(job) ? job[2] : undefined;
-    if (window.MathJax.typesetPromise) {
-      window.MathJax.typesetPromise(element ? [element] : undefined);
-    }
-  },
-};
+// 2. The widget manager asks MathJax 2 to typeset labels; the page carries MathJax 3, whose own
+//    deferred script has replaced window.MathJax by the time this runs.
+document.addEventListener("DOMContentLoaded", function () {
+  window.MathJax = window.MathJax || {};
+  window.MathJax.Hub = {
+    Queue: function (job) {
+      if (window.MathJax.typesetPromise) {
+        window.MathJax.typesetPromise([job[2]]);
+      }
+    },
+  };
+});
 
 // 3. FontAwesome replaces an icon's element by default; the Play widget still holds the old one
 //    and stops. Nesting the drawing inside the element leaves it alive.

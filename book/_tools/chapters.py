@@ -41,6 +41,13 @@ METADATA = {
 }
 
 
+class OwnKernel(AsyncKernelManager):
+    """Starts the kernel of this very Python, not one that the user registered under its name."""
+
+    def _kernel_spec_manager_default(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])  # no folder to search leaves the built-in one
+
+
 def paths(root: Path = ROOT) -> list[Path]:
     """All chapters, in the book's order."""
     return sorted((root / "notebooks").glob("*.ipynb"))
@@ -87,11 +94,11 @@ def execute(path: Path, root: Path = ROOT) -> None:
     """
     notebook = nbformat.read(path, as_version=4)
     before = fingerprint(notebook, root)
-    # no folder to search: takes the kernel of this very Python, not one that the user registered
-    kernel = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     NotebookClient(
         notebook,
-        km=kernel,
+        kernel_name="python3",
+        kernel_manager_class=OwnKernel,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
         timeout=CELL_TIMEOUT,
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
