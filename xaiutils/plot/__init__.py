@@ -13,6 +13,7 @@ from xaiutils.plot._heatmaps import (
     heatmap,
     picture,
     pixel_relevance,
+    row,
 )
 from xaiutils.plot._show import alternative_text, set_alternative_text, show
 
@@ -29,6 +30,7 @@ __all__ = [
     "heatmap",
     "picture",
     "pixel_relevance",
+    "row",
     "set_alternative_text",
     "show",
 ]

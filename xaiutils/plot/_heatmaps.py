@@ -11,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xaiutils.plot._colours import MAGNITUDE, SIGNED
@@ -183,6 +184,20 @@ def picture(image: Tensor, *, ax: Axes, title: str = "") -> Axes:
     ax.set_title(title, fontsize="medium")
     ax.set_axis_off()
     return ax
+
+
+def row(pictures: Mapping[str, Tensor], size: float = 2.2) -> tuple[Figure, NDArray[np.object_]]:
+    """Draw named pictures side by side, each of shape (C, H, W), brightness in [0, 1].
+
+    Returns:
+        The figure, without an alternative text, and its axes.
+    """
+    figure, axes = plt.subplots(
+        1, len(pictures), figsize=(len(pictures) * size, size + 0.2), layout="constrained"
+    )
+    for ax, (name, image) in zip(np.atleast_1d(axes), pictures.items(), strict=True):
+        picture(image, ax=ax, title=name)
+    return figure, axes
 
 
 def colour_bar(figure: Figure, ax: Axes, limit: float, label: str, signed: bool = True) -> None:
