@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
+from xaiutils.data import imagenet_categories
 from xaiutils.models._mnist import MnistCNN
 from xaiutils.models._weights import ModelError, fit_state_dict, load_state_dict, shared_weights
 
@@ -178,11 +179,6 @@ def _apply_weights(
         state, origin = load_state_dict(weights), str(weights)
     fit_state_dict(module, state, origin)
     return origin
-
-
-def imagenet_categories() -> tuple[str, ...]:
-    """The 1000 class names of ImageNet, in the order of the sorted wnids."""
-    return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def _efficientnet_lite0(name: str, weights: str | Path) -> Classifier:
