@@ -1,0 +1,84 @@
+"""Heatmaps by passing a signal backwards: the gradient, its relatives, Grad-CAM and LRP.
+
+Every method is called as ``method(model, x, target, **options)``, never changes the model, and is
+one rule for passing a signal through the operations of :mod:`xaiutils.graph`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from xaiutils.attribution._cam import grad_cam
+from xaiutils.attribution._common import Target
+from xaiutils.attribution._composites import COMPOSITES, Composite
+from xaiutils.attribution._gradients import (
+    gradient,
+    input_x_gradient,
+    integrated_gradients,
+    sensitivity,
+    smoothgrad,
+)
+from xaiutils.attribution._lrp import GAIN_LIMIT, RelevanceExplosionWarning, lrp
+from xaiutils.attribution._modified import deconvnet, guided_backprop, random
+from xaiutils.attribution._report import LayerRelevance, RelevanceReport
+from xaiutils.attribution._rules import (
+    AlphaBeta,
+    Epsilon,
+    Flat,
+    Gamma,
+    Pass,
+    Rule,
+    WSquare,
+    ZBox,
+    Zero,
+    ZPlus,
+)
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "gradient": gradient,
+    "sensitivity": sensitivity,
+    "input_x_gradient": input_x_gradient,
+    "smoothgrad": smoothgrad,
+    "integrated_gradients": integrated_gradients,
+    "deconvnet": deconvnet,
+    "guided_backprop": guided_backprop,
+    "grad_cam": grad_cam,
+    "lrp": lrp,
+    **{f"lrp_{name}": partial(lrp, composite=name) for name in COMPOSITES},
+    "random": random,
+}
+"""Every method by its name: ``f(model, x, target, **options)`` gives (N, C, H, W) heatmaps.
+
+Sensitivity and Grad-CAM have one channel. ``"lrp_<name>"`` is LRP with that composite.
+"""
+
+__all__ = [
+    "COMPOSITES",
+    "GAIN_LIMIT",
+    "METHODS",
+    "AlphaBeta",
+    "Composite",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "LayerRelevance",
+    "Pass",
+    "RelevanceExplosionWarning",
+    "RelevanceReport",
+    "Rule",
+    "Target",
+    "WSquare",
+    "ZBox",
+    "ZPlus",
+    "Zero",
+    "deconvnet",
+    "grad_cam",
+    "gradient",
+    "guided_backprop",
+    "input_x_gradient",
+    "integrated_gradients",
+    "lrp",
+    "random",
+    "sensitivity",
+    "smoothgrad",
+]

@@ -1,0 +1,280 @@
+"""The gradient and its relatives: what a small change of each pixel would do."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from xaiutils import graph
+from xaiutils.attribution._common import (
+    Target,
+    in_chunks,
+    prepare,
+    resolve_target,
+    signal_to_input,
+)
+
+
+def gradient(
+    model: nn.Module, x: Tensor, target: Target = None, *, internal_batch_size: int | None = None
+) -> Tensor:
+    r"""Return the gradient of the target output with respect to the input.
+
+    :math:`J = \partial f_t / \partial x`, computed on the traced graph: every linear operation
+    transposed, every ReLU open where it was open.
+
+    Args:
+        model: A classifier, or any network that :func:`xaiutils.graph.trace` accepts.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one. For
+            outputs of several dimensions a tuple of positions.
+        internal_batch_size: How many images at a time; bounds the memory.
+
+    Returns:
+        (N, C, H, W), in units of the output per unit of the input.
+
+    Raises:
+        TypeError: If ``x`` or ``target`` is of the wrong type.
+        ValueError: If the model is in training mode, cannot be traced, or an argument is out of
+            range.
+    """
+    traced = prepare(model, x, target)
+    return in_chunks(lambda x, t: signal_to_input(traced, x, t), x, target, internal_batch_size)
+
+
+def input_x_gradient(
+    model: nn.Module, x: Tensor, target: Target = None, *, internal_batch_size: int | None = None
+) -> Tensor:
+    r"""Return the input times the gradient, :math:`x \odot \partial f_t / \partial x`.
+
+    For a network of ReLUs its sum is the target output less the part that comes from the biases.
+
+    Args:
+        model: As in :func:`gradient`.
+        x: As in :func:`gradient`.
+        target: As in :func:`gradient`.
+        internal_batch_size: As in :func:`gradient`.
+
+    Returns:
+        (N, C, H, W), in units of the output.
+
+    Raises:
+        TypeError: As in :func:`gradient`.
+        ValueError: As in :func:`gradient`.
+    """
+    return x * gradient(model, x, target, internal_batch_size=internal_batch_size)
+
+
+def sensitivity(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    norm: Literal["l2", "linf"] = "l2",
+    internal_batch_size: int | None = None,
+) -> Tensor:
+    r"""Return how strongly the target output reacts to each pixel (Samek et al. 2017, eq. 3).
+
+    :math:`h_p = \lVert (\partial f_t / \partial x_{p,c})_c \rVert_q` with :math:`q \in
+    \{2, \infty\}` over the colours *c*. The sign is lost.
+
+    Args:
+        model: As in :func:`gradient`.
+        x: As in :func:`gradient`.
+        target: As in :func:`gradient`.
+        norm: ``"l2"`` or ``"linf"``.
+        internal_batch_size: As in :func:`gradient`.
+
+    Returns:
+        (N, 1, H, W), not negative.
+
+    Raises:
+        TypeError: As in :func:`gradient`.
+        ValueError: As in :func:`gradient`, or if ``norm`` is unknown.
+    """
+    orders = {"l2": 2.0, "linf": float("inf")}
+    if norm not in orders:
+        raise ValueError(f"norm must be 'l2' or 'linf', not {norm!r}")
+    slopes = gradient(model, x, target, internal_batch_size=internal_batch_size)
+    return torch.linalg.vector_norm(slopes, orders[norm], dim=1, keepdim=True)
+
+
+def smoothgrad(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    samples: int = 25,
+    noise_level: float = 0.15,
+    seed: int = 0,
+    internal_batch_size: int | None = None,
+) -> Tensor:
+    r"""Return the gradient averaged over noisy copies of the input (Smilkov et al. 2017, eq. 1).
+
+    :math:`\frac1n \sum_k \partial f_t(x + \epsilon_k)/\partial x` with Gaussian noise whose
+    standard deviation is ``noise_level`` times the range of each image. The target of None is the
+    largest output of the image without noise. An image's noise depends on ``seed`` alone, not on
+    the other images of the batch.
+
+    Args:
+        model: As in :func:`gradient`.
+        x: As in :func:`gradient`.
+        target: As in :func:`gradient`.
+        samples: The number of noisy copies.
+        noise_level: Standard deviation of the noise, as a share of ``x.max() - x.min()``.
+        seed: Of the noise.
+        internal_batch_size: As in :func:`gradient`.
+
+    Returns:
+        (N, C, H, W), in units of the output per unit of the input.
+
+    Raises:
+        TypeError: As in :func:`gradient`.
+        ValueError: As in :func:`gradient`, or if ``samples`` or ``noise_level`` is out of range.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, not {samples}")
+    if noise_level < 0:
+        raise ValueError(f"noise_level must not be negative, but is {noise_level}")
+    traced = prepare(model, x, target)
+    spread = noise_level * (x.flatten(1).amax(1) - x.flatten(1).amin(1))
+    spread = spread.reshape(-1, *[1] * (x.ndim - 1))
+    positions = _positions(traced, x, target, internal_batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros_like(x)
+    for _ in range(samples):
+        noise = torch.randn(x.shape[1:], generator=generator, dtype=x.dtype).to(x.device)
+        total += _gradients(traced, x + spread * noise, positions, internal_batch_size)
+    return total / samples
+
+
+@overload
+def integrated_gradients(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    baselines: Tensor | float = 0.0,
+    n_steps: int = 50,
+    return_convergence_delta: Literal[False] = False,
+    internal_batch_size: int | None = None,
+) -> Tensor: ...
+
+
+@overload
+def integrated_gradients(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    baselines: Tensor | float = 0.0,
+    n_steps: int = 50,
+    return_convergence_delta: Literal[True],
+    internal_batch_size: int | None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def integrated_gradients(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    baselines: Tensor | float = 0.0,
+    n_steps: int = 50,
+    return_convergence_delta: bool = False,
+    internal_batch_size: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Return the gradient averaged along a straight path, times the path (Sundararajan 2017).
+
+    :math:`(x - x') \odot \int_0^1 \partial f_t(x' + a (x - x'))/\partial x \, da` (their eq. 1),
+    with the integral by Gauss-Legendre quadrature. It is complete: its sum is
+    :math:`f_t(x) - f_t(x')` up to the error of the quadrature, the completeness gap.
+
+    Args:
+        model: As in :func:`gradient`.
+        x: As in :func:`gradient`.
+        target: As in :func:`gradient`.
+        baselines: The start :math:`x'` of the path: a number, or a tensor broadcastable to ``x``.
+        n_steps: The number of points on the path.
+        return_convergence_delta: Whether to return the completeness gap as well.
+        internal_batch_size: As in :func:`gradient`.
+
+    Returns:
+        (N, C, H, W), in units of the output. With ``return_convergence_delta`` also the gap (N,):
+        the sum of the map minus ``f(x) - f(baselines)``.
+
+    Raises:
+        TypeError: As in :func:`gradient`.
+        ValueError: As in :func:`gradient`, or if ``n_steps`` is not positive or the baselines do
+            not fit.
+    """
+    if n_steps < 1:
+        raise ValueError(f"n_steps must be at least 1, not {n_steps}")
+    traced = prepare(model, x, target)
+    start = _baseline(baselines, x)
+    positions = _positions(traced, x, target, internal_batch_size)
+    path, total = x - start, torch.zeros_like(x)
+    for place, weight in zip(*_gauss_legendre(n_steps), strict=True):
+        total += weight * _gradients(traced, start + place * path, positions, internal_batch_size)
+    heatmaps = path * total
+    if not return_convergence_delta:
+        return heatmaps
+    rise = _outputs(traced, x, positions, internal_batch_size) - _outputs(
+        traced, start, positions, internal_batch_size
+    )
+    return heatmaps, heatmaps.flatten(1).sum(1) - rise
+
+
+def _baseline(baselines: Tensor | float, x: Tensor) -> Tensor:
+    given = torch.as_tensor(baselines, dtype=x.dtype, device=x.device)
+    try:
+        start = given.expand_as(x)
+    except RuntimeError as error:
+        raise ValueError(
+            f"baselines of shape {tuple(given.shape)} do not fit x of shape {tuple(x.shape)}"
+        ) from error
+    if not bool(torch.isfinite(start).all()):
+        raise ValueError("baselines hold NaN or infinite values")
+    return start
+
+
+def _gauss_legendre(points: int) -> tuple[list[float], list[float]]:
+    """Return places in (0, 1) and weights that sum to 1 (Golub and Welsch's eigenvalue problem)."""
+    k = torch.arange(1, points, dtype=torch.float64)
+    off_diagonal = k / torch.sqrt(4 * k**2 - 1)
+    matrix = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
+    places, vectors = torch.linalg.eigh(matrix)
+    return ((places + 1) / 2).tolist(), (vectors[0] ** 2).tolist()
+
+
+def _positions(
+    traced: graph.Graph, x: Tensor, target: Target, internal_batch_size: int | None
+) -> Tensor:
+    """Fix the target: None is settled on the image itself, once for all its variants."""
+    if target is not None:
+        return resolve_target(target, x.new_empty(1).expand(x.shape[0], *traced.output_shape))
+    return in_chunks(lambda x, t: resolve_target(t, traced(x)), x, None, internal_batch_size)
+
+
+def _gradients(
+    traced: graph.Graph, x: Tensor, positions: Tensor, internal_batch_size: int | None
+) -> Tensor:
+    def one_chunk(x: Tensor, positions: Target) -> Tensor:
+        assert isinstance(positions, Tensor)
+        record = traced.record(x, keep="gates")
+        flat = torch.zeros_like(record.output.flatten(1)).scatter_(1, positions[:, None], 1.0)
+        return traced.backward(record, flat.view_as(record.output))
+
+    return in_chunks(one_chunk, x, positions, internal_batch_size)
+
+
+def _outputs(
+    traced: graph.Graph, x: Tensor, positions: Tensor, internal_batch_size: int | None
+) -> Tensor:
+    def one_chunk(x: Tensor, positions: Target) -> Tensor:
+        assert isinstance(positions, Tensor)
+        return traced(x).flatten(1).gather(1, positions[:, None])[:, 0]
+
+    return in_chunks(one_chunk, x, positions, internal_batch_size)

@@ -1,0 +1,312 @@
+"""Layer-wise relevance propagation on the traced graph, with every share accounted for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from xaiutils import graph
+from xaiutils.attribution._common import (
+    Target,
+    chunk_target,
+    one_hot,
+    prepare,
+    resolve_target,
+)
+from xaiutils.attribution._composites import Composite, Key, as_composite, assign
+from xaiutils.attribution._report import LayerRelevance, RelevanceReport
+from xaiutils.attribution._rules import (
+    BIAS_TREATMENTS,
+    Outcome,
+    Rule,
+    Step,
+    _total,
+    _Weighted,
+)
+from xaiutils.graph import Gate, Graph, LinearOperation, Node, Record, Switch
+
+Bias = Literal["absorb", "ignore", "redistribute"]
+
+GAIN_LIMIT = 1e6
+"""Absolute relevance that grows by more than this factor on the way to the input is warned of."""
+
+
+class RelevanceExplosionWarning(UserWarning):
+    """The heatmap holds far more absolute relevance than the logit: its shares cancel."""
+
+
+@overload
+def lrp(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    composite: str | Composite | Mapping[Key, Rule] = "epsilon_plus",
+    *,
+    bias: Bias = "absorb",
+    start: Tensor | None = None,
+    return_report: Literal[False] = False,
+    internal_batch_size: int | None = None,
+) -> Tensor: ...
+
+
+@overload
+def lrp(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    composite: str | Composite | Mapping[Key, Rule] = "epsilon_plus",
+    *,
+    bias: Bias = "absorb",
+    start: Tensor | None = None,
+    return_report: Literal[True],
+    internal_batch_size: int | None = None,
+) -> tuple[Tensor, RelevanceReport]: ...
+
+
+def lrp(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    composite: str | Composite | Mapping[Key, Rule] = "epsilon_plus",
+    *,
+    bias: Bias = "absorb",
+    start: Tensor | None = None,
+    return_report: bool = False,
+    internal_batch_size: int | None = None,
+) -> Tensor | tuple[Tensor, RelevanceReport]:
+    r"""Return the relevance of each input value for the target output (Bach et al. 2015).
+
+    The target output itself is the relevance to start with. Every linear operation shares what
+    arrives at its outputs out among its inputs by its rule; BatchNorm is part of the convolution
+    before it; activations pass relevance through; max pooling gives it to the winner; a residual
+    addition is a linear operation like any other and shares by contribution.
+
+    The account is exact: the sum of the heatmap, plus what biases, stabilisers and dead outputs
+    absorbed, is the target output, whatever the rules (``return_report=True`` shows it). The
+    heatmap *alone* sums to the target output if there are no biases (or ``bias`` is
+    ``"redistribute"``), epsilon is 0, and no output is dead.
+
+    Args:
+        model: As in :func:`xaiutils.attribution.gradient`. It is only read.
+        x: Inputs (N, C, H, W).
+        target: As in :func:`xaiutils.attribution.gradient`.
+        composite: A name in :data:`COMPOSITES`, a :class:`Composite`, or a mapping from layers to
+            rules, where a layer is a path (``"features.0"``; a container stands for all in it), a
+            type (``nn.Conv2d``) or a position (0 is the first convolution or linear layer, -1
+            the last); what the mapping does not name follows :class:`Epsilon`.
+        bias: What happens to the share of relevance that belongs to a bias. ``"absorb"``: it stays
+            there (and is reported). ``"ignore"``: biases have no share, the inputs get it all in
+            proportion. ``"redistribute"``: it is spread evenly over the inputs of the output it
+            belongs to.
+        start: The relevance to start with, of the output's shape, in place of the target output.
+        return_report: Whether to return the account as well.
+        internal_batch_size: How many images at a time; bounds the memory.
+
+    Returns:
+        (N, C, H, W), in units of the output; with ``return_report`` also a
+        :class:`RelevanceReport`.
+
+    Raises:
+        TypeError: As in :func:`xaiutils.attribution.gradient`, or if a rule is none.
+        ValueError: As in :func:`xaiutils.attribution.gradient`; if the composite or ``bias`` is
+            unknown, or a rule fits no layer.
+        FloatingPointError: If relevance overflows; the message names the layer.
+
+    Warns:
+        RelevanceExplosionWarning: If the absolute relevance has grown by more than ``GAIN_LIMIT``
+            on the way to the input; the message names the layers that did most.
+    """
+    if bias not in BIAS_TREATMENTS:
+        raise ValueError(f"bias must be one of {BIAS_TREATMENTS}, not {bias!r}")
+    if internal_batch_size is not None and internal_batch_size < 1:
+        raise ValueError(f"internal_batch_size must be at least 1, not {internal_batch_size}")
+    chosen = as_composite(composite)
+    traced = prepare(model, x, target)
+    _check_start(start, x, traced)
+    plan = _Plan(traced, assign(chosen, traced, model), bias)
+
+    size = internal_batch_size or x.shape[0]
+    chunks = [slice(i, i + size) for i in range(0, x.shape[0], size)]
+    results = [
+        _explain(
+            plan,
+            x[chunk],
+            chunk_target(target, chunk, x.shape[0]),
+            None if start is None else start[chunk],
+            return_report,
+        )
+        for chunk in chunks
+    ]
+    relevance = results[0][0] if len(results) == 1 else torch.cat([r for r, _ in results])
+    if not return_report:
+        return relevance
+    return relevance, RelevanceReport.joined([report for _, report in results if report])
+
+
+def _check_start(start: Tensor | None, x: Tensor, traced: Graph) -> None:
+    expected = (x.shape[0], *traced.output_shape)
+    if start is not None and (start.shape != expected or not bool(torch.isfinite(start).all())):
+        raise ValueError(f"start must hold finite numbers of shape {expected}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """The rule of every node, and what follows from the rules before any number is known.
+
+    Attributes:
+        traced: The network.
+        rules: The rule of each linear operation that decides something.
+        bias: The treatment of biases.
+        positive: For each node, whether relevance can only arrive where its output is positive.
+    """
+
+    traced: Graph
+    rules: dict[int, Rule]
+    bias: str
+    positive: list[bool] = field(init=False)
+
+    def __post_init__(self) -> None:
+        positive = [False] * len(self.traced.nodes)
+        for node in reversed(self.traced.nodes[:-1]):
+            readers = (self.traced.nodes[i] for i in self.traced.consumers[node.index])
+            positive[node.index] = all(self._positive_from(r, node, positive) for r in readers)
+        object.__setattr__(self, "positive", positive)
+
+    def _positive_from(self, reader: Node, node: Node, positive: list[bool]) -> bool:
+        """Whether ``reader`` sends relevance to ``node`` only where its output is positive."""
+        rule = self.rules.get(reader.index)
+        if rule is None:  # activations, max pooling and copies: output and input positive together
+            return positive[reader.index]
+        if not rule.proportional or self.bias == "redistribute":
+            return False
+        if node.nonnegative:
+            return True
+        selective = isinstance(rule, _Weighted) and rule.only_agreeing
+        weightless = isinstance(reader.operation, LinearOperation) and reader.operation.keeps_sign()
+        return selective and weightless and positive[reader.index]
+
+    def overwritable(self, node: Node) -> bool:
+        """Whether a ReLU may overwrite a node's output, changing nothing where relevance arrives."""
+        readers = [self.traced.nodes[i].operation for i in self.traced.consumers[node.index]]
+        return self.positive[node.index] and [type(r) for r in readers] == [graph.ReLU]
+
+    def kept(self) -> frozenset[int]:
+        """Return the nodes whose outputs are needed as they are."""
+        return frozenset(n.index for n in self.traced.nodes if not self.overwritable(n))
+
+
+@torch.no_grad()
+def _explain(
+    plan: _Plan, x: Tensor, target: Target, start: Tensor | None, report: bool
+) -> tuple[Tensor, RelevanceReport | None]:
+    """Explain one chunk; if the result is out of bounds, find out where that came from."""
+    record = plan.traced.record(x, keep=plan.kept())
+    if start is None:
+        start = one_hot(resolve_target(target, record.output), record.output) * record.output
+    relevance, layers = _propagate(plan, record, start, report)
+    grown = relevance.flatten(1).abs().sum(1)
+    limit = GAIN_LIMIT * start.flatten(1).abs().sum(1)
+    if not bool((grown <= limit).all()):
+        if not report:
+            record = plan.traced.record(x, keep=plan.kept())
+            _, layers = _propagate(plan, record, start, True)
+        _complain(relevance, layers, float((grown / (limit / GAIN_LIMIT)).max()))
+    if not report:
+        return relevance, None
+    return relevance, RelevanceReport(_total(start), _total(relevance), tuple(layers))
+
+
+def _complain(relevance: Tensor, layers: list[LayerRelevance], factor: float) -> None:
+    worst = sorted(layers, key=lambda layer: -float(layer.gain.nan_to_num(torch.inf).max()))[:3]
+    names = ", ".join(f"{w.name!r} ({w.rule}, x {float(w.gain.max()):.3g})" for w in worst)
+    if not bool(torch.isfinite(relevance).all()):
+        raise FloatingPointError(f"relevance overflowed; the layers that grew it most are {names}")
+    warnings.warn(
+        f"the absolute relevance at the input is {factor:.3g} times the start's: shares cancel, and "
+        f"the heatmap means little; the layers that grew it most are {names}",
+        RelevanceExplosionWarning,
+        stacklevel=5,
+    )
+
+
+def _propagate(
+    plan: _Plan, record: Record, start: Tensor, count: bool
+) -> tuple[Tensor, list[LayerRelevance]]:
+    """Pass relevance from the output to the input; forget each layer once it is done with."""
+    nodes = plan.traced.nodes
+    arrived: dict[int, Tensor] = {len(nodes) - 1: start}
+    layers: list[LayerRelevance] = []
+    for node in reversed(nodes[1:]):
+        relevance = arrived.pop(node.index, None)
+        if relevance is None:
+            continue
+        outcome = _pass_on(plan, node, record, relevance, count)
+        if count and isinstance(node.operation, LinearOperation):
+            layers.append(_account(plan, node, relevance, outcome))
+        for source, part in zip(node.inputs, outcome.relevances, strict=True):
+            present = arrived.get(source)
+            arrived[source] = part if present is None else present + part
+        _forget(plan, node, record)
+    empty = torch.zeros_like(record.value(0))
+    return arrived.get(0, empty), layers
+
+
+def _forget(plan: _Plan, node: Node, record: Record) -> None:
+    """Free the output of a node; where a ReLU had overwritten its input's, it goes back there."""
+    if isinstance(node.operation, graph.ReLU):
+        (source,) = node.inputs
+        if plan.overwritable(plan.traced.nodes[source]):
+            record.values[source] = record.values[node.index]
+    record.values[node.index] = None
+
+
+def _pass_on(plan: _Plan, node: Node, record: Record, relevance: Tensor, count: bool) -> Outcome:
+    operation = node.operation
+    shapes = [plan.traced.nodes[source].shape for source in node.inputs]
+    if isinstance(operation, Gate):
+        return Outcome((relevance,))
+    if isinstance(operation, Switch):
+        return Outcome((operation.backward(relevance, record.indices[node.index], shapes[0]),))
+    assert isinstance(operation, LinearOperation)
+    if node.index not in plan.rules:
+        parts = operation.transpose(relevance, shapes)
+        return Outcome(parts, dead=_total(relevance) - sum(map(_total, parts)) if count else 0.0)
+    sources = [plan.traced.nodes[i] for i in node.inputs]
+    step = Step(
+        operation,
+        tuple(record.value(i) for i in node.inputs),
+        record.value(node.index),
+        relevance,
+        nonnegative=all(source.nonnegative for source in sources),
+        positive=plan.positive[node.index],
+        bias=plan.bias,
+        count=count,
+    )
+    return plan.rules[node.index].apply(step)
+
+
+def _account(plan: _Plan, node: Node, relevance: Tensor, outcome: Outcome) -> LayerRelevance:
+    def per_image(value: Tensor | float) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=relevance.device).expand(
+            relevance.shape[0]
+        )
+
+    rule = plan.rules.get(node.index)
+    before = _total(relevance.abs())
+    after = torch.stack([_total(part.abs()) for part in outcome.relevances]).sum(0)
+    return LayerRelevance(
+        node.name,
+        node.operation.kind,
+        "copy" if rule is None else repr(rule),
+        at_output=_total(relevance),
+        at_input=torch.stack([_total(part) for part in outcome.relevances]).sum(0),
+        bias=per_image(outcome.bias),
+        stabiliser=per_image(outcome.stabiliser),
+        dead=per_image(outcome.dead),
+        gain=torch.where(before > 0, after / before, 0.0),
+    )

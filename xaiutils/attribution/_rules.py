@@ -1,0 +1,546 @@
+r"""The rules of layer-wise relevance propagation, as frozen data.
+
+A linear operation has computed :math:`z_j = \sum_i z_{ij} + b_j` with the contributions
+:math:`z_{ij} = w_{ji} a_i`. A rule says which share of the relevance :math:`R_j` that arrives at
+output *j* goes to each input *i*. Every share is counted: what does not reach the inputs was
+absorbed by the bias, by the stabiliser, or at *dead* outputs, those to which no input contributed
+in the way that the rule asks for.
+
+**Signed activations.** Most derivations assume inputs :math:`a_i \ge 0` and outputs that a ReLU
+follows. Linear bottlenecks and residual branches have neither. Here a contribution counts as a
+whole, :math:`z_{ij} = w_{ji} a_i` with the signs of both, and what a rule says of "positive"
+contributions holds for those that *agree* with the output, that is, have the sign of :math:`z_j`
+(``follow_sign=True``): it is the evidence for the value that the next layer read. For
+:math:`a \ge 0` and outputs that a ReLU follows this is the rule as published.
+``follow_sign=False`` takes "positive" literally everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from xaiutils.graph import LinearOperation, Shape
+
+BIAS_TREATMENTS = ("absorb", "ignore", "redistribute")
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One linear operation on the way back, with everything that a rule may look at.
+
+    Attributes:
+        operation: The operation.
+        inputs: Its inputs at the forward pass.
+        output: Its output; where no relevance can arrive (``positive``) it may be off.
+        relevance: The relevance that arrived at its output.
+        nonnegative: Whether no input can be negative.
+        positive: Whether relevance can only arrive where the output is positive.
+        bias: ``"absorb"``, ``"ignore"`` or ``"redistribute"``.
+        count: Whether to count what was absorbed.
+    """
+
+    operation: LinearOperation
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    relevance: Tensor
+    nonnegative: bool
+    positive: bool
+    bias: str
+    count: bool
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The shapes of the inputs, without the batch."""
+        return [tuple(x.shape[1:]) for x in self.inputs]
+
+    def shift(self) -> Tensor | None:
+        """Return the bias, or None if there is none or it has no part in the shares."""
+        return None if self.bias == "ignore" else self.operation.shift()
+
+    def net(self) -> Tensor:
+        """Return the output without its bias."""
+        shift = self.operation.shift()
+        return self.output if shift is None else self.output - shift
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a rule did: relevance for each input, and what was absorbed, summed for each image."""
+
+    relevances: tuple[Tensor, ...]
+    bias: Tensor | float = 0.0
+    stabiliser: Tensor | float = 0.0
+    dead: Tensor | float = 0.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way of sharing out relevance.
+
+    Attributes:
+        proportional: Whether an input that was zero never receives any.
+    """
+
+    proportional: ClassVar[bool] = True
+
+    def apply(self, step: Step) -> Outcome:
+        """Pass the relevance of a step on to its inputs."""
+        raise NotImplementedError
+
+
+# ----------------------------------------------------------- shares of weighted contributions
+
+
+@dataclass(frozen=True)
+class _Weighted(Rule):
+    r"""Contributions that agree with the output count ``agree`` times, the others ``oppose`` times.
+
+    With :math:`\sigma_j = \operatorname{sign} z_j`,
+
+    .. math:: R_i = \sum_j \frac{c\, z_{ij} + d\, \sigma_j |z_{ij}|}{D_j} R_j, \qquad
+              c = \tfrac12(\mathrm{agree} + \mathrm{oppose}),\;
+              d = \tfrac12(\mathrm{agree} - \mathrm{oppose})
+
+    where :math:`D_j` is the sum of the numerators over the inputs and the bias. So one more pass
+    with :math:`|W|` and :math:`|a|` is all that any of these rules costs.
+    """
+
+    follow_sign: ClassVar[bool] = True
+    epsilon: ClassVar[float] = 0.0
+
+    def _weights(self) -> tuple[float, float]:
+        """Return ``agree`` and ``oppose``."""
+        raise NotImplementedError
+
+    @property
+    def only_agreeing(self) -> bool:
+        """Whether contributions that oppose the output get nothing."""
+        return self.follow_sign and self._weights()[1] == 0
+
+    def apply(self, step: Step) -> Outcome:
+        """Pass the relevance of a step on to its inputs."""
+        if step.positive and (step.nonnegative or self._weights() == (1.0, 1.0)):
+            return self._apply_positive(step)
+        return self._apply_signed(step)
+
+    def _apply_positive(self, step: Step) -> Outcome:
+        """Inputs not negative, outputs positive: one pass with a mixture of the weights does it."""
+        agree, oppose = self._weights()
+        if step.operation.keeps_sign():  # nothing opposes anything
+            agree = oppose = 1.0
+        share = step.operation
+        shift = step.shift()
+        if agree == oppose:
+            total = step.output if step.bias != "ignore" else step.net()
+            bias = shift
+        else:
+            positive = step.operation.reweighted(_positive_part)
+            total = positive.linear(*step.inputs)
+            bias = None if shift is None else oppose * shift + (agree - oppose) * shift.clamp(min=0)
+            if oppose:
+                total = total.mul_(agree - oppose).add_(step.net(), alpha=oppose)
+                share = step.operation.reweighted(
+                    lambda w: oppose * w + (agree - oppose) * w.clamp(min=0)
+                )
+            else:
+                share = positive
+            if bias is not None:
+                total = total + bias
+        signal, outcome = _divide(step, total, self.epsilon, bias)
+        parts = share.transpose(signal, step.shapes)
+        relevances = tuple(a * part for a, part in zip(step.inputs, parts, strict=True))
+        return _with_bias_spread(step, relevances, signal, bias, outcome)
+
+    def _apply_signed(self, step: Step) -> Outcome:
+        """Any signs: the contributions and their absolute values, each in a pass of its own."""
+        agree, oppose = self._weights()
+        c, d = (agree + oppose) / 2, (agree - oppose) / 2
+        shift = step.shift()
+        total, bias = c * step.net(), None if shift is None else c * shift
+        if d:
+            sign = _sign(step.output) if self.follow_sign else torch.ones_like(step.output)
+            absolute = step.operation.reweighted(torch.abs)
+            size = absolute.linear(*(a.abs() for a in step.inputs))
+            total = total.addcmul_(sign, size, value=d)
+            if bias is not None and shift is not None:
+                bias = bias + d * sign * shift.abs()
+        if bias is not None:
+            total = total + bias
+        if d and step.bias == "ignore":  # what is left of a sum that cancels is rounding
+            total = total.masked_fill(total.abs() <= _ROUNDING * _resolution(size) * size, 0.0)
+        signal, outcome = _divide(step, total, self.epsilon, bias)
+        parts = step.operation.transpose(signal, step.shapes)
+        relevances = tuple(c * a * part for a, part in zip(step.inputs, parts, strict=True))
+        if d:
+            parts = absolute.transpose(signal * sign, step.shapes)
+            relevances = tuple(
+                r.addcmul_(a.abs(), part, value=d)
+                for r, a, part in zip(relevances, step.inputs, parts, strict=True)
+            )
+        return _with_bias_spread(step, relevances, signal, bias, outcome)
+
+
+@dataclass(frozen=True)
+class Epsilon(_Weighted):
+    r"""Shares in proportion to the contributions (Bach et al. 2015, eq. 58; Samek et al., eq. 6).
+
+    .. math:: R_i = \sum_j \frac{z_{ij}}{z_j + \epsilon \operatorname{sign}(z_j)} R_j
+
+    It conserves relevance but for what the biases and :math:`\epsilon` absorb. With
+    ``epsilon=0`` this is LRP-0, which on a ReLU network is the input times the gradient; where a
+    sum cancels its shares have no bound.
+
+    Attributes:
+        epsilon: The stabiliser, in units of the outputs.
+    """
+
+    epsilon: float = 1e-6  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        _require(self.epsilon >= 0, f"epsilon must not be negative, but is {self.epsilon}")
+
+    def _weights(self) -> tuple[float, float]:
+        return 1.0, 1.0
+
+
+@dataclass(frozen=True)
+class Gamma(_Weighted):
+    r"""Favours agreeing contributions (Montavon et al. 2019, table 10.1; signed, generalised).
+
+    .. math:: R_i = \sum_j \frac{z_{ij} + \gamma z_{ij}^{\sigma_j}}
+                                {\sum_{i'} (z_{i'j} + \gamma z_{i'j}^{\sigma_j})} R_j
+
+    where :math:`z^{\sigma}` is the part that has the sign of the output. Because the output then
+    wins over what opposes it, the absolute relevance grows by less than
+    :math:`(2 + \gamma)/\gamma` in a layer. With ``follow_sign=False`` the positive part is meant
+    whatever the output's sign; for a negative output the denominator can then cancel, and the
+    relevance explodes.
+
+    Attributes:
+        gamma: How much more agreeing contributions count; 0 gives LRP-0, infinity z+.
+        follow_sign: See the head of this module.
+    """
+
+    gamma: float = 0.25
+    follow_sign: bool = True  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.gamma < math.inf, f"gamma must be a number from 0 up, but is {self.gamma}"
+        )
+
+    def _weights(self) -> tuple[float, float]:
+        return 1.0 + self.gamma, 1.0
+
+
+@dataclass(frozen=True)
+class ZPlus(_Weighted):
+    r"""Shares among the agreeing contributions only (Montavon et al. 2017, the z+ rule).
+
+    .. math:: R_i = \sum_j \frac{z_{ij}^{\sigma_j}}{\sum_{i'} z_{i'j}^{\sigma_j}} R_j
+
+    Relevance keeps its sign on the way. It conserves but for what biases absorb: a bias that agrees
+    with the output gets its share, and all of it where no input agrees (a depthwise kernel that is
+    negative throughout, whose output is positive by its bias). With ``bias="ignore"`` such an
+    output is dead.
+
+    Attributes:
+        follow_sign: See the head of this module.
+    """
+
+    follow_sign: bool = True  # type: ignore[misc]
+
+    def _weights(self) -> tuple[float, float]:
+        return 1.0, 0.0
+
+
+# --------------------------------------------------------------------------- other proportional
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Rule):
+    r"""Agreeing and opposing contributions, each shared separately (Bach et al. 2015, eq. 60).
+
+    .. math:: R_i = \sum_j \Bigl(\alpha \frac{z_{ij}^+}{\sum_{i'} z_{i'j}^+}
+                               + \beta \frac{z_{ij}^-}{\sum_{i'} z_{i'j}^-}\Bigr) R_j,
+              \qquad \alpha + \beta = 1
+
+    in the convention of Samek et al. (eq. 7), where :math:`\beta` is negative: alpha 2, beta -1.
+    Others write :math:`\alpha - \beta = 1` with a positive :math:`\beta`. For a negative output
+    the two parts change places. Where one of the two sums is empty its share, :math:`\alpha R_j` or
+    :math:`\beta R_j`, is counted as dead: an output that nothing opposes hands on
+    :math:`\alpha R_j`, and the rule cannot conserve there. Absolute relevance grows by up to
+    :math:`\alpha + |\beta|` in a layer.
+
+    Attributes:
+        alpha: The weight of agreeing contributions, at least 1.
+        beta: The weight of opposing ones, 1 - alpha.
+        follow_sign: See the head of this module.
+    """
+
+    alpha: float = 2.0
+    beta: float = -1.0
+    follow_sign: bool = True
+
+    def __post_init__(self) -> None:
+        _require(
+            math.isclose(self.alpha + self.beta, 1.0),
+            f"alpha + beta must be 1 (beta is negative here), but is {self.alpha + self.beta}",
+        )
+        _require(self.alpha >= 1, f"alpha must be at least 1, but is {self.alpha}")
+
+    def apply(self, step: Step) -> Outcome:
+        """Pass the relevance of a step on to its inputs."""
+        shift = step.shift()
+        positive, negative = self._sums(step)
+        size = positive - negative
+        bound = _ROUNDING * _resolution(size) * size
+        up, down = self._halves(step)
+        signal_up, dead_up = _safe_ratio(up, positive.masked_fill(positive <= bound, 0.0), step)
+        signal_down, dead_down = _safe_ratio(
+            down, negative.masked_fill(-negative <= bound, 0.0), step
+        )
+        relevances = self._share(step, signal_up, signal_down)
+        absorbed: Tensor | float = 0.0
+        if shift is not None:
+            share = signal_up * shift.clamp(min=0) + signal_down * shift.clamp(max=0)
+            if step.bias == "redistribute":
+                relevances = _spread(step, relevances, share)
+            elif step.count:
+                absorbed = _total(share)
+        return Outcome(relevances, bias=absorbed, dead=dead_up + dead_down)
+
+    def _sums(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the sums of the positive and of the negative contributions, the bias's included."""
+        net, shift = step.net(), step.shift()
+        if step.nonnegative:
+            positive = step.operation.reweighted(_positive_part).linear(*step.inputs)
+        else:
+            absolute = step.operation.reweighted(torch.abs)
+            positive = (absolute.linear(*(a.abs() for a in step.inputs)) + net) / 2
+        negative = net - positive
+        if shift is None:
+            return positive, negative
+        return positive + shift.clamp(min=0), negative + shift.clamp(max=0)
+
+    def _halves(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the relevance for positive and for negative contributions."""
+        up, down = self.alpha * step.relevance, self.beta * step.relevance
+        if step.positive or not self.follow_sign:
+            return up, down
+        agrees = step.output >= 0
+        return torch.where(agrees, up, down), torch.where(agrees, down, up)
+
+    def _share(self, step: Step, up: Tensor, down: Tensor) -> tuple[Tensor, ...]:
+        operation = step.operation
+        if step.nonnegative:
+            plus = operation.reweighted(_positive_part).transpose(up, step.shapes)
+            minus = operation.reweighted(_negative_part).transpose(down, step.shapes)
+            return tuple(a * (p + m) for a, p, m in zip(step.inputs, plus, minus, strict=True))
+        both = operation.transpose((up + down) / 2, step.shapes)
+        sizes = operation.reweighted(torch.abs).transpose((up - down) / 2, step.shapes)
+        return tuple(a * b + a.abs() * s for a, b, s in zip(step.inputs, both, sizes, strict=True))
+
+
+@dataclass(frozen=True)
+class ZBox(Rule):
+    r"""For inputs between known bounds, pixels above all (Montavon et al. 2017, the z^B rule).
+
+    .. math:: R_i = \sum_j \frac{z_{ij} - l_i w_{ji}^+ - h_i w_{ji}^-}
+                                {\sum_{i'} (z_{i'j} - l_{i'} w_{ji'}^+ - h_{i'} w_{ji'}^-)} R_j
+
+    Biases have no part in it. It conserves wherever some input is not at the bound that is worst
+    for the output.
+
+    Attributes:
+        low: The lower bounds *l*: a number, or one for each channel. None takes the smallest value
+            of each image, channel by channel.
+        high: The upper bounds *h*, likewise.
+    """
+
+    low: float | tuple[float, ...] | None = None
+    high: float | tuple[float, ...] | None = None
+    proportional: ClassVar[bool] = False
+
+    def apply(self, step: Step) -> Outcome:
+        """Pass the relevance of a step on to its inputs.
+
+        Raises:
+            ValueError: If an input lies outside the bounds.
+        """
+        (x,) = step.inputs
+        above = x - self._bound(self.low, x, torch.amin)
+        below = x - self._bound(self.high, x, torch.amax)
+        if bool((above < 0).any()) or bool((below > 0).any()):
+            raise ValueError(
+                f"the input is not between low={self.low} and high={self.high} everywhere; give "
+                "ZBox the bounds in the units that the network reads (after normalisation)"
+            )
+        positive = step.operation.reweighted(_positive_part)
+        negative = step.operation.reweighted(_negative_part)
+        total = positive.linear(above) + negative.linear(below)
+        signal, outcome = _divide(step, total, 0.0, None)
+        (up,), (down,) = (op.transpose(signal, step.shapes) for op in (positive, negative))
+        return Outcome((above * up + below * down,), dead=outcome.dead)
+
+    @staticmethod
+    def _bound(
+        bound: float | tuple[float, ...] | None, x: Tensor, extreme: Callable[..., Tensor]
+    ) -> Tensor:
+        if bound is None:
+            return extreme(x, dim=tuple(range(2, x.ndim)), keepdim=True)
+        given = torch.as_tensor(bound, dtype=x.dtype, device=x.device)
+        return given.reshape(-1, *[1] * (x.ndim - 2))
+
+
+# ------------------------------------------------------------------- whatever the inputs were
+
+
+@dataclass(frozen=True)
+class _Uniform(Rule):
+    """Shares that do not look at the inputs: ``v_ji / sum_i v_ji`` for some ``v >= 0``."""
+
+    proportional: ClassVar[bool] = False
+
+    @staticmethod
+    def _value(weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def apply(self, step: Step) -> Outcome:
+        """Pass the relevance of a step on to its inputs."""
+        share = step.operation.reweighted(self._value)
+        ones = [torch.ones_like(a[:1]) for a in step.inputs]
+        signal, outcome = _divide(step, share.linear(*ones), 0.0, None)
+        return Outcome(share.transpose(signal, step.shapes), dead=outcome.dead)
+
+
+@dataclass(frozen=True)
+class WSquare(_Uniform):
+    r"""Shares in proportion to the squared weights (Montavon et al. 2017, the w^2 rule).
+
+    :math:`R_i = \sum_j w_{ji}^2 / \sum_{i'} w_{ji'}^2 \; R_j`. It conserves: nothing is absorbed
+    but at outputs all of whose weights are zero.
+    """
+
+    @staticmethod
+    def _value(weight: Tensor) -> Tensor:
+        return weight.square()
+
+
+@dataclass(frozen=True)
+class Flat(_Uniform):
+    r"""Equal shares for all inputs in the receptive field (Lapuschkin et al. 2019, the flat rule).
+
+    :math:`R_i = \sum_j 1 / |\{i'\}| \; R_j`. It conserves. What it sends to the border that a
+    separate padding has put around the image is counted as dead there.
+    """
+
+    @staticmethod
+    def _value(weight: Tensor) -> Tensor:
+        return torch.ones_like(weight)
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """Hands the relevance on as it is; for operations with one input of the output's shape."""
+
+    proportional: ClassVar[bool] = False
+
+    def apply(self, step: Step) -> Outcome:
+        """Pass the relevance of a step on to its input.
+
+        Raises:
+            ValueError: If the operation has several inputs or changes the shape.
+        """
+        if len(step.inputs) != 1 or step.inputs[0].shape != step.relevance.shape:
+            raise ValueError(f"Pass needs one input of the output's shape, not {step.shapes}")
+        return Outcome((step.relevance,))
+
+
+@dataclass(frozen=True)
+class Zero(Rule):
+    """Stops all relevance; it is counted as dead."""
+
+    def apply(self, step: Step) -> Outcome:
+        """Give nothing to the inputs."""
+        dead = _total(step.relevance) if step.count else 0.0
+        return Outcome(tuple(torch.zeros_like(a) for a in step.inputs), dead=dead)
+
+
+# ------------------------------------------------------------------------------------ arithmetic
+
+_ROUNDING = 64.0  # a sum this many times smaller than the rounding of its terms counts as empty
+
+
+def _resolution(x: Tensor) -> float:
+    return torch.finfo(x.dtype).eps
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _positive_part(weight: Tensor) -> Tensor:
+    return weight.clamp(min=0)
+
+
+def _negative_part(weight: Tensor) -> Tensor:
+    return weight.clamp(max=0)
+
+
+def _sign(x: Tensor) -> Tensor:
+    """Return the sign of ``x``, with +1 for 0."""
+    return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
+
+
+def _total(x: Tensor) -> Tensor:
+    """Return the sum for each image, (N,) float64."""
+    return x.flatten(1).sum(1, dtype=torch.float64)
+
+
+def _safe_ratio(relevance: Tensor, total: Tensor, step: Step) -> tuple[Tensor, Tensor | float]:
+    """Return ``relevance / total``, 0 where the total is 0, and the relevance that died there."""
+    signal = (relevance / total).nan_to_num_(0.0, 0.0, 0.0)
+    if not step.count:
+        return signal, 0.0
+    return signal, _total(relevance * (signal == 0))
+
+
+def _divide(
+    step: Step, total: Tensor, epsilon: float, bias: Tensor | None
+) -> tuple[Tensor, Outcome]:
+    """Return the relevance of each output per unit of its total, and what that step absorbs."""
+    stabiliser = epsilon * _sign(total) if epsilon else None
+    signal, dead = _safe_ratio(
+        step.relevance, total if stabiliser is None else total + stabiliser, step
+    )
+    if not step.count:
+        return signal, Outcome(())
+    absorbed = 0.0 if stabiliser is None else _total(signal * stabiliser)
+    share = 0.0 if bias is None else _total(signal * bias)
+    return signal, Outcome((), bias=share, stabiliser=absorbed, dead=dead)
+
+
+def _with_bias_spread(
+    step: Step, relevances: tuple[Tensor, ...], signal: Tensor, bias: Tensor | None, part: Outcome
+) -> Outcome:
+    """Put the outcome together; the bias's share goes back to the inputs where that is asked for."""
+    if step.bias != "redistribute" or bias is None:
+        return Outcome(relevances, part.bias, part.stabiliser, part.dead)
+    spread = _spread(step, relevances, signal * bias)
+    return Outcome(spread, 0.0, part.stabiliser, part.dead)
+
+
+def _spread(step: Step, relevances: tuple[Tensor, ...], share: Tensor) -> tuple[Tensor, ...]:
+    """Add to the relevance of the inputs an equal part of each output's ``share``."""
+    equal = step.operation.reweighted(torch.ones_like)
+    count = equal.linear(*(torch.ones_like(a[:1]) for a in step.inputs))
+    parts = equal.transpose(share / count, step.shapes)
+    return tuple(r + part for r, part in zip(relevances, parts, strict=True))

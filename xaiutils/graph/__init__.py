@@ -1,0 +1,75 @@
+"""Read any convolutional network into a graph of linear and gating operations.
+
+>>> from xaiutils import graph
+>>> traced = graph.trace(model, x)                    # doctest: +SKIP
+>>> record = traced.record(x)                         # a forward pass, remembered
+>>> gradient = traced.backward(record, start)         # W^T ... W^T start, gates as they were
+>>> change = traced.tangent(record, direction)        # W ... W direction, gates as they were
+"""
+
+from xaiutils.graph.errors import TraceError, UnsupportedOperation, check_input, check_model
+from xaiutils.graph.operations import (
+    AdaptiveAveragePool,
+    AdaptiveMaxPool,
+    Add,
+    Affine,
+    AveragePool,
+    BatchNorm,
+    Clamp,
+    Concatenate,
+    Convolution,
+    Dense,
+    Gate,
+    Input,
+    LeakyReLU,
+    LinearOperation,
+    MaxPool,
+    Mean,
+    Operation,
+    Pad,
+    Rearrange,
+    ReLU,
+    Reshape,
+    Shape,
+    Switch,
+    Upsample,
+)
+from xaiutils.graph.running import GateRule, Graph, Node, Record, add_signal, gated, trace
+
+__all__ = [
+    "AdaptiveAveragePool",
+    "AdaptiveMaxPool",
+    "Add",
+    "Affine",
+    "AveragePool",
+    "BatchNorm",
+    "Clamp",
+    "Concatenate",
+    "Convolution",
+    "Dense",
+    "Gate",
+    "GateRule",
+    "Graph",
+    "Input",
+    "LeakyReLU",
+    "LinearOperation",
+    "MaxPool",
+    "Mean",
+    "Node",
+    "Operation",
+    "Pad",
+    "ReLU",
+    "Rearrange",
+    "Record",
+    "Reshape",
+    "Shape",
+    "Switch",
+    "TraceError",
+    "UnsupportedOperation",
+    "Upsample",
+    "add_signal",
+    "check_input",
+    "check_model",
+    "gated",
+    "trace",
+]
