@@ -10,6 +10,7 @@ document.addEventListener("DOMContentLoaded", function () {
   window.MathJax.Hub = {
     Queue: function (job) {
       if (window.MathJax.typesetPromise) {
+        job[2].classList.add("mathjax_process"); // the page tells MathJax to skip what is unmarked
         window.MathJax.typesetPromise([job[2]]);
       }
     },

@@ -22,7 +22,7 @@ INPUTS = ("book", "notebooks", "assets", "xaiutils", "_config.yml", "_toc.yml")
 
 
 def build(root: Path = ROOT) -> bool:
-    """Build `root`'s book into _build/html; False, with the reasons printed, if anything is broken."""
+    """Build into _build/html; False, with the reasons printed, if anything is broken."""
     stale = [path for path in chapters.paths(root) if chapters.is_stale(path, root)]
     if not chapters.refresh(stale, root):
         return False

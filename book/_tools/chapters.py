@@ -12,6 +12,7 @@ import argparse
 import ast
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "xaiutils"
 CELL_TIMEOUT = 120  # seconds
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # The same words whichever Python executed the chapter: else every machine would change the file.
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -56,7 +58,9 @@ def paths(root: Path = ROOT) -> list[Path]:
 def is_stale(path: Path, root: Path = ROOT) -> bool:
     """Whether a notebook's outputs may differ from what its code would give now."""
     notebook = nbformat.read(path, as_version=4)
-    return bool(notebook.metadata.get(PACKAGE, {}).get("fingerprint") != fingerprint(notebook, root))
+    return bool(
+        notebook.metadata.get(PACKAGE, {}).get("fingerprint") != fingerprint(notebook, root)
+    )
 
 
 def fingerprint(notebook: Any, root: Path = ROOT) -> str:
@@ -151,16 +155,15 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _without_traces(notebook: Any, root: Path) -> str:
-    """The notebook's text without this machine's paths and the widgets' random names."""
+    """The notebook's text without what differs by machine or by run."""
     text: str = nbformat.writes(notebook)
     for folder in (root, Path(sys.prefix), Path.home()):
         text = text.replace(f"{folder}{os.sep}", "")
-    widgets = notebook.metadata.get("widgets", {}).get(
-        "application/vnd.jupyter.widget-state+json", {}
-    )
+    text = re.sub(r" at 0x[0-9a-f]{6,}", "", text)
+    widgets = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {})
     for number, name in enumerate(widgets.get("state", {})):
         text = text.replace(name, f"{number:032x}")
-    return text + "\n"
+    return str(nbformat.writes(nbformat.reads(text, as_version=4))) + "\n"  # sorts the new names
 
 
 def main() -> int:

@@ -1,0 +1,75 @@
+"""Every page of the built book, in a headless browser that reaches nothing but the book.
+
+Everything stands in this one module so that one worker builds the book, once.
+"""
+
+import build
+import page_checks
+import pytest
+import vendor
+import yaml
+from bs4 import BeautifulSoup
+
+HTML = build.ROOT / build.HTML
+
+
+def _pages():
+    toc = yaml.safe_load((build.ROOT / "_toc.yml").read_text())
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    return [toc["root"], *(chapter["file"] for chapter in chapters), "search", "genindex"]
+
+
+@pytest.fixture(scope="module")
+def book():
+    """The address of the book, built anew if anything in it has changed."""
+    assert build.is_current() or build.build(), "the book does not build: see above"
+    if not vendor.is_filled():
+        pytest.skip("npm could not be reached, so this book takes scripts from a CDN")
+    with page_checks.served(HTML) as address:
+        yield address
+
+
+@pytest.mark.parametrize("name", _pages())
+def test_page_is_whole_and_legible(browser, book, name):
+    assert page_checks.complaints(browser, f"{book}/{name}.html") == []
+
+
+def test_reader_can_switch_to_dark(browser, book):
+    with page_checks.opened(browser, f"{book}/{_pages()[0]}.html") as (page, _):
+        background = "getComputedStyle(document.body).backgroundColor"
+        seen = set()
+        for _ in range(3):  # the button goes round through light, dark and what the system prefers
+            page.locator("button.theme-switch-button").first.click()
+            page.wait_for_timeout(500)
+            seen.add(page.evaluate(background))
+        assert len(seen) == 2
+
+
+def test_links_inside_the_book_lead_somewhere(book):
+    pages = {path: BeautifulSoup(path.read_text(), "html.parser") for path in HTML.rglob("*.html")}
+    names = {path: {tag["id"] for tag in soup.find_all(id=True)} for path, soup in pages.items()}
+    dead = []
+    for path, soup in pages.items():
+        for link in soup.find_all("a", href=True):
+            address, _, fragment = link["href"].partition("#")
+            if ":" in address:
+                continue
+            target = (path.parent / address).resolve() if address else path
+            if not target.exists() or (fragment and fragment not in names.get(target, {fragment})):
+                dead.append(f"{path.relative_to(HTML)}: {link['href']}")
+    assert dead == []
+
+
+def test_launch_buttons_name_the_configured_repository(book):
+    config = yaml.safe_load((build.ROOT / "_config.yml").read_text())
+    repository = config["repository"]["url"].removeprefix("https://github.com/")
+    page = build.ROOT / build.HTML / f"{_pages()[0]}.html"
+    chapters = sorted(HTML.glob("notebooks/*.html")) or [page]
+    for chapter in chapters:
+        soup = BeautifulSoup(chapter.read_text(), "html.parser")
+        links = [a["href"] for a in soup.select(".article-header-buttons a[href]")]
+        assert any(repository in link for link in links)
+        if chapter != page:
+            for host in ("mybinder.org", "colab.research.google.com"):
+                assert any(host in link and repository in link for link in links)
+            assert any(link.endswith(".ipynb") and "://" not in link for link in links)
