@@ -139,11 +139,11 @@ def _epoch(
     generator = torch.Generator().manual_seed(plan.seed * 100_003 + epoch)
     order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
     total = 0.0
-    for rows in order.split(plan.batch_size):
+    for rows in torch.split(order, plan.batch_size):
         batch = inputs[rows] if augment is None else augment(inputs[rows], generator)
         value = loss(run.module, batch, targets[rows])
         run.optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        torch.autograd.backward(value)
         run.optimizer.step()
         run.schedule.step()
         total += value.item() * len(rows)

@@ -110,9 +110,7 @@ def _draw(ax: Axes, pixels: Tensor, image: Tensor | None, limit: float, signed: 
         ax.imshow(image.detach().cpu().mean(dim=0), cmap="gray", vmin=0, vmax=1)
         opacity = (pixels.abs() / limit).clamp(0, 1).sqrt().numpy()
     colours, lowest = (SIGNED, -limit) if signed else (MAGNITUDE, 0.0)
-    return ax.imshow(
-        pixels, cmap=colours, vmin=lowest, vmax=limit, alpha=opacity, interpolation="nearest"
-    )
+    return ax.imshow(pixels, cmap=colours, vmin=lowest, vmax=limit, alpha=opacity)
 
 
 def _check_size(pixels: Tensor, image: Tensor) -> None:

@@ -6,10 +6,12 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("xaiutils", "torch", "torchvision", "numpy")
+_PLACES = ("--checkpoint", "--out")
 
 
 def provenance(command: str, **facts: Any) -> dict[str, Any]:
@@ -28,9 +30,16 @@ def provenance(command: str, **facts: Any) -> dict[str, Any]:
     }
 
 
-def command_line(arguments: list[str] | None = None) -> str:
-    """The command as typed, with the module's name in place of this machine's path to it."""
-    return " ".join(["python -m xaiutils.reproduce", *(arguments or sys.argv[1:])])
+def command_line(arguments: Sequence[str] | None = None) -> str:
+    """The command as typed, less the options that name places on one machine."""
+    words = iter(sys.argv[1:] if arguments is None else arguments)
+    kept = []
+    for word in words:
+        if word in _PLACES:
+            next(words, None)
+        elif not word.startswith(tuple(f"{place}=" for place in _PLACES)):
+            kept.append(word)
+    return " ".join(["python -m xaiutils.reproduce", *kept])
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

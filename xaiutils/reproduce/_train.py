@@ -31,9 +31,10 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def train_mnist_cnn(options: argparse.Namespace) -> int:
     """Train on the 60,000 digits, test on the 10,000, store weights and record."""
     train, test = data.mnist("train"), data.mnist("test")
+    inputs, digits = (torch.as_tensor(split.images).to(options.device) for split in (train, test))
     module = models.load_classifier("mnist_cnn", weights="random").module.to(options.device)
     plan = models.TrainingPlan(epochs=options.epochs, seed=options.seed)
-    inputs, labels = train.images.to(options.device), train.labels.to(options.device)
+    labels = train.labels.to(options.device)
     models.fit(
         module,
         cross_entropy,
@@ -43,7 +44,7 @@ def train_mnist_cnn(options: argparse.Namespace) -> int:
         augment=random_shift,
         checkpoint=options.checkpoint,
     )
-    accuracy = test_accuracy(module, test.images.to(options.device), test.labels)
+    accuracy = test_accuracy(module, digits, test.labels)
     facts = {
         "accuracy": {"test": round(accuracy, 4), "digits": len(test)},
         "data": {"train": _describe(train), "test": _describe(test)},
@@ -69,7 +70,7 @@ def random_shift(digits: Tensor, generator: torch.Generator, most: int = 2) -> T
 @torch.no_grad()
 def test_accuracy(module: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     """Share of inputs (N, 1, 28, 28) whose largest logit is at their label, in [0, 1]."""
-    found = torch.cat([module(batch).argmax(dim=1).cpu() for batch in inputs.split(1000)])
+    found = torch.cat([module(batch).argmax(dim=1).cpu() for batch in torch.split(inputs, 1000)])
     return (found == labels).double().mean().item()
 
 
