@@ -143,11 +143,13 @@ def _solutions(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             code.append(cell.source)
-        elif match := re.search(r"\{solution-start\}\s*(\S+)", cell.source):
-            label, code = match[1], []
-        elif "{solution-end}" in cell.source and label:
-            yield label, "\n".join(code)
-            label = None
+            continue
+        for gate, name in re.findall(r"\{solution-(start|end)\}[ ]*(\S*)", cell.source):
+            if gate == "start":
+                label, code = name, []
+            elif label:
+                yield label, "\n".join(code)
+                label = None
 
 
 def _text(output):

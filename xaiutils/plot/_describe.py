@@ -14,8 +14,8 @@ def describe(pixels: Tensor, name: str = "heatmap") -> str:
         name: What the map shows.
 
     Returns:
-        One sentence without the full stop: sign balance and the ninth of the picture that holds
-        the largest share of the absolute relevance.
+        One sentence, without its full stop, on the balance of signs and on the ninth of the
+        picture that holds the largest share of the absolute relevance.
     """
     strength = pixels.detach().abs().double()
     total = strength.sum().item()
