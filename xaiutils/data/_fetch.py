@@ -302,9 +302,10 @@ def _download_one(remote: Remote, staging: Path, folder: Path, *, bar: bool) -> 
     except requests.RequestException as error:
         cause = f"could not be downloaded ({_brief(error)})"
         raise NotHereError(remote.url, cause, "Check the network and call again") from error
+    whole = _unpack(remote, staged)
     target = folder / remote.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    _unpack(remote, staged).replace(target)
+    whole.replace(target)
 
 
 def _brief(error: OSError) -> str:
