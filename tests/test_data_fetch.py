@@ -27,6 +27,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.requests.append(self.path)
+        if len(server.requests) == 2:
+            server.second_request.set()
         content = server.content.get(self.path)
         if content is None:
             self.send_error(404)
@@ -54,6 +56,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.stops_halfway, self.requests = {}, set(), []
         self.gate, self.halfway, self.go_on = (threading.Event() for _ in range(3))
+        self.second_request = threading.Event()
         self.gate.set()
 
     def url(self, path):
@@ -227,10 +230,10 @@ def test_forced_download_mends_the_cache(server, cache):
 
 
 CHILD = """
-import sys
+import logging, sys
 from xaiutils.data import _fetch
+logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
 remote = _fetch.Remote("folder/a.bin", sys.argv[1], sys.argv[2])
-print("ready", flush=True)
 print(_fetch.find(_fetch.Dataset("example", (remote,), "100 kB"), "download").kind)
 """
 
@@ -238,7 +241,7 @@ print(_fetch.find(_fetch.Dataset("example", (remote,), "100 kB"), "download").ki
 def start_child(remote):
     command = [sys.executable, "-c", CHILD, remote.url, remote.sha256]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert child.stdout.readline() == "ready\n"
+    assert "100 kB to download" in child.stdout.readline()
     return child
 
 
@@ -262,6 +265,8 @@ def test_two_processes_at_once_download_once(server, cache):
     remote = server.remote("a.bin", CONTENT)
     server.gate.clear()
     children = [start_child(remote) for _ in range(2)]
+    # Both are downloading now. Were there no lock, the second would ask the server at once.
+    assert not server.second_request.wait(timeout=2)
     server.gate.set()
     outputs = [child.communicate(timeout=60)[0] for child in children]
     assert outputs == ["download\n"] * 2
