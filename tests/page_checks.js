@@ -51,11 +51,14 @@ window.pageChecks = {
     });
   },
 
-  /** Formulas that MathJax could not read. */
+  /** Formulas that MathJax marked as wrong, or passed over: unbalanced braces hide their end. */
   formulas() {
-    return [...document.querySelectorAll("mjx-merror")].map(
-      (e) => `formula: ${e.dataset.mjxError ?? e.textContent}`,
-    );
+    const wrong = [...document.querySelectorAll("mjx-merror")];
+    const raw = [...document.querySelectorAll(".math")].filter((e) => !e.querySelector("mjx-container"));
+    return [
+      ...wrong.map((e) => `formula: ${e.dataset.mjxError ?? e.textContent}`),
+      ...raw.map((e) => `formula: not typeset: ${e.textContent}`),
+    ];
   },
 
   /** Widgets that left only their place behind. */

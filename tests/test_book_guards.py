@@ -26,12 +26,13 @@ BIBLIOGRAPHY = """@book{someone,
 """
 REFERENCES = "## References\n\n```{bibliography}\n```"
 TOC = "format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/11_small\n"
-PICTURE = """from IPython.display import display
-from matplotlib.figure import Figure
+PICTURE = """import matplotlib.pyplot as plt
+from IPython.display import display
 
-figure = Figure()
-figure.subplots().plot([1, 2])
-display(figure, metadata={"image/png": {"alt": "A rising line."}})"""
+figure, axes = plt.subplots()
+axes.plot([1, 2])
+display(figure, metadata={"image/png": {"alt": "A rising line."}})
+plt.close()"""
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +120,9 @@ def test_broken_book_does_not_build(book, capfd, damage, complaint):
     assert not build.is_current(book)
 
 
-def test_broken_formula_is_seen(book, browser):
-    _replace(book / "book/intro.md", "\\frac{1}{2}", "\\frac{1}{")
+@pytest.mark.parametrize("broken", ["\\frac{1}{", "\\fracc{1}{2}", "\\left( 1"])
+def test_broken_formula_is_seen(book, browser, broken):
+    _replace(book / "book/intro.md", "\\frac{1}{2}", broken)
     assert any("formula" in c for c in _page_complaints(book, browser, "book/intro"))
 
 
