@@ -15,7 +15,7 @@ from xaiutils.plot._heatmaps import (
     pixel_relevance,
     row,
 )
-from xaiutils.plot._show import alternative_text, set_alternative_text, show
+from xaiutils.plot._show import alternative_text, save, set_alternative_text, show
 
 __all__ = [
     "MAGNITUDE",
@@ -31,6 +31,7 @@ __all__ = [
     "picture",
     "pixel_relevance",
     "row",
+    "save",
     "set_alternative_text",
     "show",
 ]

@@ -1,6 +1,7 @@
 """Show a figure together with its alternative text."""
 
 import io
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 from IPython.display import display
@@ -54,11 +55,25 @@ def show(figure: Figure, alt: str | None = None) -> None:
     plt.close(figure)
 
 
+def save(figure: Figure, path: str | Path) -> None:
+    """Store a figure as a PNG file, just as `show` displays it, whole or not at all.
+
+    Args:
+        figure: The figure; it is closed afterwards.
+        path: The file, replaced if it exists; its folder must exist.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(_png(figure))
+    part.replace(path)
+    plt.close(figure)
+
+
 def _png(figure: Figure) -> bytes:
     """The figure in at most 256 colours: a third of the size, so that notebooks stay small."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_DPI, bbox_inches="tight")
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
         small, format="png", optimize=True
     )
     return small.getvalue()

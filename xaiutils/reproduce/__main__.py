@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xaiutils.reproduce import _train
+from xaiutils.reproduce import _picture, _train
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,6 +14,7 @@ def parser() -> argparse.ArgumentParser:
         description="Make the weights and the tables that the book reads.",
     )
     commands = top.add_subparsers(dest="command", required=True)
+    _picture.add_command(commands)
     _train.add_command(commands)
     return top
 
