@@ -239,21 +239,23 @@ def _propagate(
 ) -> tuple[Tensor, list[LayerRelevance]]:
     """Pass relevance from the output to the input; forget each layer once it is done with."""
     nodes = plan.traced.nodes
-    arrived: dict[int, Tensor] = {len(nodes) - 1: start}
+    arrived: dict[int, Tensor] = {len(nodes) - 1: start.clone()}  # rules may overwrite relevance
     layers: list[LayerRelevance] = []
     for node in reversed(nodes[1:]):
         relevance = arrived.pop(node.index, None)
         if relevance is None:
             continue
+        before = (_total(relevance), _total(relevance.abs())) if count else None
         outcome = _pass_on(plan, node, record, relevance, count)
-        if count and isinstance(node.operation, LinearOperation):
-            layers.append(_account(plan, node, relevance, outcome))
+        if before is not None and isinstance(node.operation, LinearOperation):
+            layers.append(_account(plan, node, *before, outcome))
         for source, part in zip(node.inputs, outcome.relevances, strict=True):
             present = arrived.get(source)
-            arrived[source] = part if present is None else present + part
+            arrived[source] = part if present is None else present.add_(part)
         _forget(plan, node, record)
-    empty = torch.zeros_like(record.value(0))
-    return arrived.get(0, empty), layers
+    x = record.value(0)
+    heatmap = arrived.get(0, torch.zeros_like(x))
+    return heatmap.contiguous(memory_format=record.memory_format), layers
 
 
 def _forget(plan: _Plan, node: Node, record: Record) -> None:
@@ -290,23 +292,19 @@ def _pass_on(plan: _Plan, node: Node, record: Record, relevance: Tensor, count: 
     return plan.rules[node.index].apply(step)
 
 
-def _account(plan: _Plan, node: Node, relevance: Tensor, outcome: Outcome) -> LayerRelevance:
-    def per_image(value: Tensor | float) -> Tensor:
-        return torch.as_tensor(value, dtype=torch.float64, device=relevance.device).expand(
-            relevance.shape[0]
-        )
-
+def _account(
+    plan: _Plan, node: Node, arrived: Tensor, arrived_size: Tensor, outcome: Outcome
+) -> LayerRelevance:
     rule = plan.rules.get(node.index)
-    before = _total(relevance.abs())
-    after = torch.stack([_total(part.abs()) for part in outcome.relevances]).sum(0)
+    size = torch.stack([_total(part.abs()) for part in outcome.relevances]).sum(0)
     return LayerRelevance(
         node.name,
         node.operation.kind,
         "copy" if rule is None else repr(rule),
-        at_output=_total(relevance),
+        at_output=arrived,
         at_input=torch.stack([_total(part) for part in outcome.relevances]).sum(0),
-        bias=per_image(outcome.bias),
-        stabiliser=per_image(outcome.stabiliser),
-        dead=per_image(outcome.dead),
-        gain=torch.where(before > 0, after / before, 0.0),
+        bias=torch.zeros_like(arrived) + outcome.bias,
+        stabiliser=torch.zeros_like(arrived) + outcome.stabiliser,
+        dead=torch.zeros_like(arrived) + outcome.dead,
+        gain=torch.where(arrived_size > 0, size / arrived_size, 0.0),
     )

@@ -38,7 +38,7 @@ class Step:
         operation: The operation.
         inputs: Its inputs at the forward pass.
         output: Its output; where no relevance can arrive (``positive``) it may be off.
-        relevance: The relevance that arrived at its output.
+        relevance: The relevance that arrived at its output; a rule may overwrite it.
         nonnegative: Whether no input can be negative.
         positive: Whether relevance can only arrive where the output is positive.
         bias: ``"absorb"``, ``"ignore"`` or ``"redistribute"``.
@@ -59,14 +59,30 @@ class Step:
         """The shapes of the inputs, without the batch."""
         return [tuple(x.shape[1:]) for x in self.inputs]
 
-    def shift(self) -> Tensor | None:
-        """Return the bias, or None if there is none or it has no part in the shares."""
-        return None if self.bias == "ignore" else self.operation.shift()
+    @property
+    def bias_counts(self) -> bool:
+        """Whether a bias has a part in the shares."""
+        return self.bias != "ignore" and self.operation.shift() is not None
 
-    def net(self) -> Tensor:
-        """Return the output without its bias."""
-        shift = self.operation.shift()
+    @property
+    def bias_matters(self) -> bool:
+        """Whether anybody asks how large the share of the bias is."""
+        return self.bias_counts and (self.count or self.bias == "redistribute")
+
+    def run(self, operation: LinearOperation, *inputs: Tensor) -> Tensor:
+        """Return what an operation like this step's makes of some inputs, with its bias or not."""
+        return operation.forward(*inputs) if self.bias_counts else operation.linear(*inputs)
+
+    def total(self) -> Tensor:
+        """Return the output, less its bias where that does not count."""
+        shift = None if self.bias_counts else self.operation.shift()
         return self.output if shift is None else self.output - shift
+
+    def times_inputs(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return each input times its part, in the part's place where nobody else holds it."""
+        if self.operation.new_transpose:
+            return tuple(part.mul_(a) for a, part in zip(self.inputs, parts, strict=True))
+        return tuple(part * a for a, part in zip(self.inputs, parts, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,65 +141,48 @@ class _Weighted(Rule):
 
     def apply(self, step: Step) -> Outcome:
         """Pass the relevance of a step on to its inputs."""
-        if step.positive and (step.nonnegative or self._weights() == (1.0, 1.0)):
-            return self._apply_positive(step)
-        return self._apply_signed(step)
-
-    def _apply_positive(self, step: Step) -> Outcome:
-        """Inputs not negative, outputs positive: one pass with a mixture of the weights does it."""
         agree, oppose = self._weights()
-        if step.operation.keeps_sign():  # nothing opposes anything
-            agree = oppose = 1.0
-        share = step.operation
-        shift = step.shift()
+        if step.nonnegative and step.operation.keeps_sign():  # nothing opposes anything
+            agree = oppose
         if agree == oppose:
-            total = step.output if step.bias != "ignore" else step.net()
-            bias = shift
-        else:
-            positive = step.operation.reweighted(_positive_part)
-            total = positive.linear(*step.inputs)
-            bias = None if shift is None else oppose * shift + (agree - oppose) * shift.clamp(min=0)
-            if oppose:
-                total = total.mul_(agree - oppose).add_(step.net(), alpha=oppose)
-                share = step.operation.reweighted(
-                    lambda w: oppose * w + (agree - oppose) * w.clamp(min=0)
-                )
-            else:
-                share = positive
-            if bias is not None:
-                total = total + bias
-        signal, outcome = _divide(step, total, self.epsilon, bias)
-        parts = share.transpose(signal, step.shapes)
-        relevances = tuple(a * part for a, part in zip(step.inputs, parts, strict=True))
-        return _with_bias_spread(step, relevances, signal, bias, outcome)
-
-    def _apply_signed(self, step: Step) -> Outcome:
-        """Any signs: the contributions and their absolute values, each in a pass of its own."""
-        agree, oppose = self._weights()
-        c, d = (agree + oppose) / 2, (agree - oppose) / 2
-        shift = step.shift()
-        total, bias = c * step.net(), None if shift is None else c * shift
-        if d:
-            sign = _sign(step.output) if self.follow_sign else torch.ones_like(step.output)
-            absolute = step.operation.reweighted(torch.abs)
-            size = absolute.linear(*(a.abs() for a in step.inputs))
-            total = total.addcmul_(sign, size, value=d)
-            if bias is not None and shift is not None:
-                bias = bias + d * sign * shift.abs()
-        if bias is not None:
-            total = total + bias
-        if d and step.bias == "ignore":  # what is left of a sum that cancels is rounding
-            total = total.masked_fill(total.abs() <= _ROUNDING * _resolution(size) * size, 0.0)
-        signal, outcome = _divide(step, total, self.epsilon, bias)
-        parts = step.operation.transpose(signal, step.shapes)
-        relevances = tuple(c * a * part for a, part in zip(step.inputs, parts, strict=True))
-        if d:
-            parts = absolute.transpose(signal * sign, step.shapes)
-            relevances = tuple(
-                r.addcmul_(a.abs(), part, value=d)
-                for r, a, part in zip(relevances, step.inputs, parts, strict=True)
+            return self._share(step, step.operation, step.total())
+        if step.positive and step.nonnegative:  # then the sign of the weight is all that matters
+            mixed = step.operation.reweighted(
+                lambda w: w.clamp(min=0).mul_(agree).add_(w.clamp(max=0), alpha=oppose)
             )
-        return _with_bias_spread(step, relevances, signal, bias, outcome)
+            return self._share(step, mixed, step.run(mixed, *step.inputs))
+        return self._share_signed(step, (agree + oppose) / 2, (agree - oppose) / 2)
+
+    def _share(self, step: Step, operation: LinearOperation, total: Tensor) -> Outcome:
+        """Share in proportion to the contributions in ``operation``, which sum to ``total``."""
+        signal, stabiliser, dead = _divide(step, total, self.epsilon)
+        relevances = step.times_inputs(operation.transpose(signal, step.shapes))
+        shift = operation.shift()
+        if not step.bias_matters or shift is None:
+            return Outcome(relevances, 0.0, stabiliser, dead)
+        return _with_bias(step, relevances, signal * shift, stabiliser, dead)
+
+    def _share_signed(self, step: Step, c: float, d: float) -> Outcome:
+        """Any signs: the contributions and their absolute values, each in a pass of its own."""
+        absolute = step.operation.reweighted(torch.abs)
+        sizes = tuple(a.abs() for a in step.inputs)
+        sign = _sign(step.output) if self.follow_sign else torch.ones_like(step.output)
+        size = step.run(absolute, *sizes)
+        total = torch.mul(step.total(), c).addcmul_(sign, size, value=d)
+        if not (self.follow_sign and step.bias_counts):  # what is left of a sum that cancels
+            total.masked_fill_(total.abs() <= _ROUNDING * _resolution(size) * size, 0.0)
+        signal, stabiliser, dead = _divide(step, total, self.epsilon)
+        relevances = step.times_inputs(step.operation.transpose(signal * c, step.shapes))
+        sign.mul_(signal).mul_(d)
+        for r, a, part in zip(
+            relevances, sizes, absolute.transpose(sign, step.shapes), strict=True
+        ):
+            r.addcmul_(a, part)
+        shift = step.operation.shift()
+        if not step.bias_matters or shift is None:
+            return Outcome(relevances, 0.0, stabiliser, dead)
+        share = signal * (c * shift) + sign * shift.abs()
+        return _with_bias(step, relevances, share, stabiliser, dead)
 
 
 @dataclass(frozen=True)
@@ -297,41 +296,35 @@ class AlphaBeta(Rule):
 
     def apply(self, step: Step) -> Outcome:
         """Pass the relevance of a step on to its inputs."""
-        shift = step.shift()
         positive, negative = self._sums(step)
-        size = positive - negative
-        bound = _ROUNDING * _resolution(size) * size
         up, down = self._halves(step)
-        signal_up, dead_up = _safe_ratio(up, positive.masked_fill(positive <= bound, 0.0), step)
-        signal_down, dead_down = _safe_ratio(
-            down, negative.masked_fill(-negative <= bound, 0.0), step
-        )
-        relevances = self._share(step, signal_up, signal_down)
-        absorbed: Tensor | float = 0.0
-        if shift is not None:
-            share = signal_up * shift.clamp(min=0) + signal_down * shift.clamp(max=0)
-            if step.bias == "redistribute":
-                relevances = _spread(step, relevances, share)
-            elif step.count:
-                absorbed = _total(share)
-        return Outcome(relevances, bias=absorbed, dead=dead_up + dead_down)
+        size = positive - negative
+        dead: Tensor | float = 0.0
+        for half, total in ((up, positive), (down, negative)):
+            empty = total.abs() <= _ROUNDING * _resolution(size) * size
+            if step.count:
+                dead = dead + _total(half * empty)
+            half.div_(total).masked_fill_(empty, 0.0)
+        relevances = self._share(step, up, down)
+        shift = step.operation.shift()
+        if not step.bias_matters or shift is None:
+            return Outcome(relevances, 0.0, 0.0, dead)
+        share = up * shift.clamp(min=0) + down * shift.clamp(max=0)
+        return _with_bias(step, relevances, share, 0.0, dead)
 
     def _sums(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the sums of the positive and of the negative contributions, the bias's included."""
-        net, shift = step.net(), step.shift()
+        total = step.total()
         if step.nonnegative:
-            positive = step.operation.reweighted(_positive_part).linear(*step.inputs)
+            positive = step.run(step.operation.reweighted(_positive_part), *step.inputs)
         else:
             absolute = step.operation.reweighted(torch.abs)
-            positive = (absolute.linear(*(a.abs() for a in step.inputs)) + net) / 2
-        negative = net - positive
-        if shift is None:
-            return positive, negative
-        return positive + shift.clamp(min=0), negative + shift.clamp(max=0)
+            positive = step.run(absolute, *(a.abs() for a in step.inputs)).add_(total).div_(2)
+        return positive, total - positive
 
     def _halves(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the relevance for positive and for negative contributions."""
-        up, down = self.alpha * step.relevance, self.beta * step.relevance
+        up, down = step.relevance * self.alpha, step.relevance.mul_(self.beta)
         if step.positive or not self.follow_sign:
             return up, down
         agrees = step.output >= 0
@@ -342,10 +335,14 @@ class AlphaBeta(Rule):
         if step.nonnegative:
             plus = operation.reweighted(_positive_part).transpose(up, step.shapes)
             minus = operation.reweighted(_negative_part).transpose(down, step.shapes)
-            return tuple(a * (p + m) for a, p, m in zip(step.inputs, plus, minus, strict=True))
-        both = operation.transpose((up + down) / 2, step.shapes)
+            return step.times_inputs(
+                tuple(torch.add(p, m) for p, m in zip(plus, minus, strict=True))
+            )
+        both = step.times_inputs(operation.transpose((up + down) / 2, step.shapes))
         sizes = operation.reweighted(torch.abs).transpose((up - down) / 2, step.shapes)
-        return tuple(a * b + a.abs() * s for a, b, s in zip(step.inputs, both, sizes, strict=True))
+        return tuple(
+            r.addcmul_(a.abs(), s) for r, a, s in zip(both, step.inputs, sizes, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -385,9 +382,9 @@ class ZBox(Rule):
         positive = step.operation.reweighted(_positive_part)
         negative = step.operation.reweighted(_negative_part)
         total = positive.linear(above) + negative.linear(below)
-        signal, outcome = _divide(step, total, 0.0, None)
+        signal, _, dead = _divide(step, total, 0.0)
         (up,), (down,) = (op.transpose(signal, step.shapes) for op in (positive, negative))
-        return Outcome((above * up + below * down,), dead=outcome.dead)
+        return Outcome((above * up + below * down,), dead=dead)
 
     @staticmethod
     def _bound(
@@ -416,8 +413,9 @@ class _Uniform(Rule):
         """Pass the relevance of a step on to its inputs."""
         share = step.operation.reweighted(self._value)
         ones = [torch.ones_like(a[:1]) for a in step.inputs]
-        signal, outcome = _divide(step, share.linear(*ones), 0.0, None)
-        return Outcome(share.transpose(signal, step.shapes), dead=outcome.dead)
+        signal, _, dead = _divide(step, share.linear(*ones), 0.0)
+        parts = share.transpose(signal, step.shapes)
+        return Outcome(tuple(part.clone() for part in parts), dead=dead)
 
 
 @dataclass(frozen=True)
@@ -505,42 +503,35 @@ def _total(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1, dtype=torch.float64)
 
 
-def _safe_ratio(relevance: Tensor, total: Tensor, step: Step) -> tuple[Tensor, Tensor | float]:
-    """Return ``relevance / total``, 0 where the total is 0, and the relevance that died there."""
-    signal = (relevance / total).nan_to_num_(0.0, 0.0, 0.0)
-    if not step.count:
-        return signal, 0.0
-    return signal, _total(relevance * (signal == 0))
-
-
 def _divide(
-    step: Step, total: Tensor, epsilon: float, bias: Tensor | None
-) -> tuple[Tensor, Outcome]:
-    """Return the relevance of each output per unit of its total, and what that step absorbs."""
-    stabiliser = epsilon * _sign(total) if epsilon else None
-    signal, dead = _safe_ratio(
-        step.relevance, total if stabiliser is None else total + stabiliser, step
-    )
+    step: Step, total: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    """Return relevance per unit of ``total``, and what the stabiliser and dead outputs absorb.
+
+    Where the total is 0 the output is dead and its signal 0.
+    """
+    if epsilon:
+        total = torch.add(total, epsilon) if step.positive else total + epsilon * _sign(total)
     if not step.count:
-        return signal, Outcome(())
-    absorbed = 0.0 if stabiliser is None else _total(signal * stabiliser)
-    share = 0.0 if bias is None else _total(signal * bias)
-    return signal, Outcome((), bias=share, stabiliser=absorbed, dead=dead)
+        return step.relevance.div_(total).nan_to_num_(0.0, 0.0, 0.0), 0.0, 0.0
+    signal = (step.relevance / total).nan_to_num_(0.0, 0.0, 0.0)
+    dead = _total(step.relevance * (signal == 0))
+    stabiliser = _total(signal * _sign(total)) * epsilon if epsilon else 0.0
+    return signal, stabiliser, dead
 
 
-def _with_bias_spread(
-    step: Step, relevances: tuple[Tensor, ...], signal: Tensor, bias: Tensor | None, part: Outcome
+def _with_bias(
+    step: Step,
+    relevances: tuple[Tensor, ...],
+    share: Tensor,
+    stabiliser: Tensor | float,
+    dead: Tensor | float,
 ) -> Outcome:
-    """Put the outcome together; the bias's share goes back to the inputs where that is asked for."""
-    if step.bias != "redistribute" or bias is None:
-        return Outcome(relevances, part.bias, part.stabiliser, part.dead)
-    spread = _spread(step, relevances, signal * bias)
-    return Outcome(spread, 0.0, part.stabiliser, part.dead)
-
-
-def _spread(step: Step, relevances: tuple[Tensor, ...], share: Tensor) -> tuple[Tensor, ...]:
-    """Add to the relevance of the inputs an equal part of each output's ``share``."""
+    """Put an outcome together: the bias keeps its share, or hands it evenly to the inputs."""
+    if step.bias == "absorb":
+        return Outcome(relevances, _total(share), stabiliser, dead)
     equal = step.operation.reweighted(torch.ones_like)
     count = equal.linear(*(torch.ones_like(a[:1]) for a in step.inputs))
     parts = equal.transpose(share / count, step.shapes)
-    return tuple(r + part for r, part in zip(relevances, parts, strict=True))
+    spread = tuple(r + part for r, part in zip(relevances, parts, strict=True))
+    return Outcome(spread, 0.0, stabiliser, dead)

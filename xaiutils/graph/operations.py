@@ -67,9 +67,11 @@ class LinearOperation(Operation):
     Attributes:
         routing: Whether each output is a copy of one input (a reshape, say). Every signal then
             has only one way to go, and no rule has anything to decide.
+        new_transpose: Whether ``transpose`` returns new tensors, which may be overwritten.
     """
 
     routing: ClassVar[bool] = False
+    new_transpose: ClassVar[bool] = False
 
     def linear(self, *inputs: Tensor) -> Tensor:
         """Return ``W x``."""
@@ -92,7 +94,7 @@ class LinearOperation(Operation):
             return torch.autograd.grad(self.linear(*inputs), inputs, signal)
 
     def reweighted(self, function: WeightMap) -> Self:
-        """Return this operation with ``function`` applied to its weight, and without its bias.
+        """Return this operation with ``function`` applied to its weight and to its bias.
 
         Operations without a weight of their own (pooling, say) only move and average: their
         weights are not negative, and they return themselves.
@@ -107,6 +109,8 @@ class LinearOperation(Operation):
 @dataclass(frozen=True, eq=False)
 class Convolution(LinearOperation):
     """A convolution or transposed convolution in one, two or three dimensions."""
+
+    new_transpose: ClassVar[bool] = True
 
     weight: Tensor
     bias: Tensor | None
@@ -149,26 +153,26 @@ class Convolution(LinearOperation):
         )
 
     def transpose(self, signal: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-        """Return the gradient of the convolution with respect to its input."""
-        like = signal.new_empty(1).expand(signal.shape[0], *shapes[0])  # only its shape is read
-        gradient, _, _ = _aten.convolution_backward(
-            signal,
-            like,
-            self.weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding,
-            self.groups,
-            [True, False, False],
-        )
-        return (gradient,)
+        """Return the gradient of the convolution with respect to its input: one the other way."""
+        missing = (0,) * self.dimensions
+        if not self.transposed:  # rows and columns that a stride left over at the end
+            spans = zip(shapes[0][1:], signal.shape[2:], self._extents(), strict=True)
+            missing = tuple(
+                size - (n - 1) * self.stride[i] + 2 * self.padding[i] - extent
+                for i, (size, n, extent) in enumerate(spans)
+            )
+        back = replace(self, bias=None, transposed=not self.transposed, output_padding=missing)
+        return (back.linear(signal),)
+
+    def _extents(self) -> Shape:
+        """Return how many pixels the kernel spans in each dimension."""
+        kernel = self.weight.shape[2:]
+        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, kernel, strict=True))
 
     def reweighted(self, function: WeightMap) -> Self:
-        """Return the bias-free convolution with ``function(weight)``."""
-        return replace(self, weight=function(self.weight), bias=None)
+        """Return the convolution with another weight and bias."""
+        bias = None if self.bias is None else function(self.bias)
+        return replace(self, weight=function(self.weight), bias=bias)
 
     def shift(self) -> Tensor | None:
         """Return the bias as (C, 1, ...)."""
@@ -193,6 +197,8 @@ class Convolution(LinearOperation):
 class Dense(LinearOperation):
     """A fully connected layer over the last dimension."""
 
+    new_transpose: ClassVar[bool] = True
+
     weight: Tensor
     bias: Tensor | None
 
@@ -214,8 +220,9 @@ class Dense(LinearOperation):
         return (signal @ self.weight,)
 
     def reweighted(self, function: WeightMap) -> Self:
-        """Return the bias-free layer with ``function(weight)``."""
-        return replace(self, weight=function(self.weight), bias=None)
+        """Return the layer with another weight and bias."""
+        bias = None if self.bias is None else function(self.bias)
+        return replace(self, weight=function(self.weight), bias=bias)
 
     def shift(self) -> Tensor | None:
         """Return the bias."""
@@ -234,6 +241,8 @@ class Affine(LinearOperation):
     Both are broadcastable to one input without its batch.
     """
 
+    new_transpose: ClassVar[bool] = True
+
     scale: Tensor
     offset: Tensor
 
@@ -250,8 +259,8 @@ class Affine(LinearOperation):
         return (signal * self.scale,)
 
     def reweighted(self, function: WeightMap) -> Self:
-        """Return ``function(scale) * x``."""
-        return replace(self, scale=function(self.scale), offset=torch.zeros_like(self.offset))
+        """Return the operation with another scale and offset."""
+        return replace(self, scale=function(self.scale), offset=function(self.offset))
 
     def shift(self) -> Tensor | None:
         """Return the offset."""
