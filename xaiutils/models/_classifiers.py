@@ -1,6 +1,7 @@
 """Load a classifier with its preprocessing, its class names and the origin of its weights."""
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,16 +243,22 @@ def _torchvision_state(name: str, entry: Any) -> tuple[dict[str, Tensor], str]:
     shared = shared_weights(name)
     if shared is not None:
         return load_state_dict(shared), f"{shared.name} in XAIUTILS_DATA"
+    if os.environ.get("XAIUTILS_OFFLINE") == "1":
+        raise ModelError(_not_to_be_had(name, "XAIUTILS_OFFLINE=1 forbids downloads"))
     try:
         state = entry.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
-        raise ModelError(
-            f"torchvision could not download the weights of {name} ({error}). Connect to the "
-            f"network, put {name}.safetensors into the folder weights/ of XAIUTILS_DATA, or use "
-            "an embedded network ('efficientnet_lite0', 'mnist_cnn') or weights='random'."
-        ) from error
+        raise ModelError(_not_to_be_had(name, str(error))) from error
     dropped = {k: v for k, v in state.items() if not k.startswith(("aux1.", "aux2.", "AuxLogits."))}
     return dropped, f"torchvision {entry}"
+
+
+def _not_to_be_had(name: str, reason: str) -> str:
+    return (
+        f"torchvision could not download the weights of {name} ({reason}). Connect to the "
+        f"network, put {name}.safetensors into the folder weights/ of XAIUTILS_DATA, or use "
+        "an embedded network ('efficientnet_lite0', 'mnist_cnn') or weights='random'."
+    )
 
 
 _BUILDERS: dict[str, Callable[[str, str | Path], Classifier]] = {

@@ -5,18 +5,21 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from xaiutils.plot._colours import PALETTE
+
+Values = ArrayLike | Tensor
 
 _DASHES = ("-", "--", "-.", ":")
 
 
 def curves(
-    lines: Mapping[str, ArrayLike],
+    lines: Mapping[str, Values],
     *,
-    bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
-    x: ArrayLike | None = None,
+    bands: Mapping[str, tuple[ArrayLike, Values]] | None = None,
+    x: Values | None = None,
     xlabel: str = "",
     ylabel: str = "",
     ax: Axes | None = None,
@@ -43,14 +46,21 @@ def curves(
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for i, (name, values) in enumerate(lines.items()):
-        heights = np.asarray(values, dtype=float)
-        places = np.arange(len(heights)) if x is None else np.asarray(x)
+        heights = _array(values)
+        places = np.arange(len(heights)) if x is None else _array(x)
         colour = PALETTE[i % len(PALETTE)]
         ax.plot(places, heights, _DASHES[i % len(_DASHES)], color=colour, label=name)
         if name in bands:
-            low, high = (np.asarray(end, dtype=float) for end in bands[name])
+            low, high = (_array(end) for end in bands[name])
             ax.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     return ax
+
+
+def _array(values: Values) -> NDArray[np.float64]:
+    """Numbers in any form, a tensor with gradients included, as an array."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu().double().numpy()
+    return np.asarray(values, dtype=np.float64)

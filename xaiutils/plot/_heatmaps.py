@@ -107,10 +107,10 @@ def _draw(ax: Axes, pixels: Tensor, image: Tensor | None, limit: float, signed: 
     opacity = None
     if image is not None:
         _check_size(pixels, image)
-        ax.imshow(image.detach().cpu().mean(dim=0), cmap="gray", vmin=0, vmax=1)
+        ax.imshow(image.detach().cpu().mean(dim=0).numpy(), cmap="gray", vmin=0, vmax=1)
         opacity = (pixels.abs() / limit).clamp(0, 1).sqrt().numpy()
     colours, lowest = (SIGNED, -limit) if signed else (MAGNITUDE, 0.0)
-    return ax.imshow(pixels, cmap=colours, vmin=lowest, vmax=limit, alpha=opacity)
+    return ax.imshow(pixels.numpy(), cmap=colours, vmin=lowest, vmax=limit, alpha=opacity)
 
 
 def _check_size(pixels: Tensor, image: Tensor) -> None:
@@ -178,7 +178,7 @@ def grid(
 
 def picture(image: Tensor, *, ax: Axes, title: str = "") -> Axes:
     """Draw a picture of shape (C, H, W), brightness in [0, 1], greyscale if C is 1."""
-    ax.imshow(image.detach().cpu().permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+    ax.imshow(image.detach().cpu().permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(title, fontsize="medium")
     ax.set_axis_off()
     return ax
