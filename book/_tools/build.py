@@ -32,7 +32,7 @@ def build(root: Path = ROOT) -> bool:
     inputs = inputs_digest(root)  # before the build: a file changed meanwhile makes it stale
     for folder in (HTML, "_build/.doctrees"):
         shutil.rmtree(root / folder, ignore_errors=True)
-    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    jupyter_book = str(Path(sys.executable).with_name("jupyter-book"))
     command = [jupyter_book, "build", ".", "-W", "-n", "--keep-going"]
     if subprocess.run(command, cwd=root).returncode:
         return False
