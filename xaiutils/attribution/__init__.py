@@ -47,7 +47,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     **{f"lrp_{name}": partial(lrp, composite=name) for name in COMPOSITES},
     "random": random,
 }
-"""Every method by its name: ``f(model, x, target, **options)`` gives (N, C, H, W) heatmaps.
+"""Each method by its name; ``f(model, x, target, **options)`` gives (N, C, H, W) heatmaps.
 
 Sensitivity and Grad-CAM have one channel. ``"lrp_<name>"`` is LRP with that composite.
 """

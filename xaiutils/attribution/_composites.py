@@ -28,7 +28,7 @@ class Composite:
         first: For the convolutions and linear layers that read the network's input, if different.
         affine: For a scale and shift of its own: a BatchNorm that no convolution precedes.
         other: For additions, average pooling, upsampling.
-        overrides: Rules for single layers, which take precedence: see :data:`Key`. A position
+        overrides: Rules for single layers, which take precedence: see ``Key``. A position
             counts more than a path, and a path more than a type.
     """
 

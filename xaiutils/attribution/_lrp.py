@@ -95,7 +95,7 @@ def lrp(
         model: As in :func:`xaiutils.attribution.gradient`. It is only read.
         x: Inputs (N, C, H, W).
         target: As in :func:`xaiutils.attribution.gradient`.
-        composite: A name in :data:`COMPOSITES`, a :class:`Composite`, or a mapping from layers to
+        composite: A name in ``COMPOSITES``, a :class:`Composite`, or a mapping from layers to
             rules, where a layer is a path (``"features.0"``; a container stands for all in it), a
             type (``nn.Conv2d``) or a position (0 is the first convolution or linear layer, -1
             the last); what the mapping does not name follows :class:`Epsilon`.

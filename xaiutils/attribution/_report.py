@@ -39,7 +39,7 @@ class LayerRelevance:
 
     @property
     def gap(self) -> Tensor:
-        """What the account leaves open: rounding, and nothing else."""
+        """The gap that the account leaves open; it is rounding, and nothing else."""
         return self.at_output - self.at_input - self.bias - self.stabiliser - self.dead
 
 
@@ -74,12 +74,12 @@ class RelevanceReport:
 
     @property
     def absorbed(self) -> Tensor:
-        """What did not reach the input: bias, stabiliser and dead together."""
+        """Bias, stabiliser and dead together, all that did not reach the input."""
         return self.bias + self.stabiliser + self.dead
 
     @property
     def gap(self) -> Tensor:
-        """The start, less what arrived, less what was absorbed: 0 but for rounding."""
+        """The start without what arrived and what was absorbed; 0 but for rounding."""
         return self.start - self.at_input - self.absorbed
 
     @property

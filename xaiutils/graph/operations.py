@@ -269,7 +269,7 @@ class Affine(LinearOperation):
 
 @dataclass(frozen=True, eq=False)
 class BatchNorm(Operation):
-    """BatchNorm in evaluation mode, as traced; :func:`resolve` turns it into a linear operation."""
+    """BatchNorm in evaluation mode, as traced; ``resolve`` turns it into a linear operation."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -566,7 +566,7 @@ class ReLU(Gate):
         return _aten.threshold_backward(signal, output, 0)
 
     def keeps_sign(self) -> bool:
-        """True, whatever the input: see :meth:`Graph.nonnegative`."""
+        """True, whatever the input: see ``Node.nonnegative``."""
         return True
 
 

@@ -4,7 +4,12 @@
 to use it rightly: its preprocessing, its class names, and where its weights came from.
 """
 
-from xaiutils.models._classifiers import Classifier, available_classifiers, load_classifier
+from xaiutils.models._classifiers import (
+    Classifier,
+    Preprocess,
+    available_classifiers,
+    load_classifier,
+)
 from xaiutils.models._mnist import MnistCNN
 from xaiutils.models._training import TrainingPlan, fit
 from xaiutils.models._weights import ModelError, load_state_dict
@@ -13,6 +18,7 @@ __all__ = [
     "Classifier",
     "MnistCNN",
     "ModelError",
+    "Preprocess",
     "TrainingPlan",
     "available_classifiers",
     "fit",
