@@ -1,0 +1,50 @@
+"""Measure heatmaps: replace regions in their order, and watch what the network makes of it.
+
+>>> from xaiutils import evaluation
+>>> morf = evaluation.region_perturbation(model, x, None, maps)                # doctest: +SKIP
+>>> lerf = evaluation.region_perturbation(model, x, None, maps, order="lerf")  # doctest: +SKIP
+>>> evaluation.bootstrap(evaluation.abpc(morf, lerf))                          # doctest: +SKIP
+"""
+
+from xaiutils.evaluation._curves import Curves, abpc, gain_over_random
+from xaiutils.evaluation._fills import FILLS, Blur, Constant, Dirichlet, Fill, Uniform
+from xaiutils.evaluation._jobs import OUTPUTS, Output
+from xaiutils.evaluation._perturbation import (
+    ORDERS,
+    ConstantHeatmapWarning,
+    region_perturbation,
+)
+from xaiutils.evaluation._regions import Regions, morf_ranks
+from xaiutils.evaluation._statistics import (
+    Comparison,
+    Interval,
+    bootstrap,
+    compare,
+    holm,
+    sign_flip,
+)
+
+__all__ = [
+    "FILLS",
+    "ORDERS",
+    "OUTPUTS",
+    "Blur",
+    "Comparison",
+    "Constant",
+    "ConstantHeatmapWarning",
+    "Curves",
+    "Dirichlet",
+    "Fill",
+    "Interval",
+    "Output",
+    "Regions",
+    "Uniform",
+    "abpc",
+    "bootstrap",
+    "compare",
+    "gain_over_random",
+    "holm",
+    "morf_ranks",
+    "region_perturbation",
+    "sign_flip",
+]

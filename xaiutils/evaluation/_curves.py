@@ -1,0 +1,151 @@
+"""What region perturbation gives: every score, and the areas over and between the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from xaiutils.evaluation._pictures import Perturbation
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The scores of one method in one order.
+
+    Attributes:
+        scores: (N, repeats, L + 1) float32, in units of the output that was watched;
+            ``scores[..., k]`` after k replaced regions, ``scores[..., 0]`` for the images as they
+            are.
+        order: "morf", "lerf" or "random".
+        perturbation: How the pictures were made, from which `perturbed` makes them again.
+    """
+
+    scores: Tensor = field(repr=False)
+    order: str
+    perturbation: Perturbation = field(repr=False)
+
+    @property
+    def steps(self) -> int:
+        """L, the number of regions that were replaced."""
+        return self.scores.shape[2] - 1
+
+    @property
+    def constant(self) -> Tensor:
+        """(N,) bool: heatmaps that are the same everywhere, so that the lot ordered their regions.
+
+        All False for a random order, which asks no heatmap.
+        """
+        at_random = self.perturbation.at_random
+        return torch.zeros_like(at_random) if self.order == "random" else at_random
+
+    def falls(self) -> Tensor:
+        """f(x(0)) - f(x(k)), the mean over the repetitions: (N, L + 1) float64."""
+        scores = self.scores.double()
+        return (scores[..., :1] - scores).mean(dim=1)
+
+    def aopc(self, steps: int | None = None) -> Tensor:
+        """The area over the perturbation curve of each image.
+
+        Samek et al. 2017, eq. 11, before the mean over images: the sum of f(x(0)) - f(x(k)) over
+        k = 0, ..., L, divided by L + 1.
+
+        Args:
+            steps: Take the first so many steps as L; all of them if None.
+
+        Returns:
+            (N,) float64, in units of the output; the mean over the repetitions.
+
+        Raises:
+            ValueError: `steps` is not between 0 and the number of steps that were run.
+        """
+        last = self.steps if steps is None else steps
+        if not 0 <= last <= self.steps:
+            raise ValueError(f"steps must be from 0 to {self.steps}, not {steps}")
+        return self.falls()[:, : last + 1].mean(dim=1)
+
+    def perturbed(
+        self, steps: Sequence[int], repeat: int = 0, images: Sequence[int] | None = None
+    ) -> Tensor:
+        """The pictures that the network was shown, made once more from the same draws.
+
+        Args:
+            steps: Numbers of replaced regions, each from 0 to the number of all regions.
+            repeat: Which repetition.
+            images: Which images; all if None.
+
+        Returns:
+            (N, len(steps), C, H, W), in the network's units, on the device of the images.
+
+        Raises:
+            ValueError: There is no such step, repetition or image.
+        """
+        shared = self.perturbation.draws
+        chosen = range(len(shared.x)) if images is None else images
+        _check_within("steps", steps, shared.regions.count)
+        _check_within("repeat", [repeat], self.scores.shape[1] - 1)
+        _check_within("images", chosen, len(shared.x) - 1)
+        numbers = torch.as_tensor(list(steps))
+        return torch.stack([self.perturbation.pictures(n, repeat, numbers) for n in chosen])
+
+
+def abpc(morf: Curves, lerf: Curves) -> Tensor:
+    """The area between the perturbation curves of each image.
+
+    Samek et al. 2017, eq. 13, before the mean over images: the sum of f(x_LeRF(k)) - f(x_MoRF(k))
+    over k = 0, ..., L, divided by L + 1.
+
+    Args:
+        morf: Most relevant regions first.
+        lerf: Least relevant regions first, of the same images, heatmaps and settings.
+
+    Returns:
+        (N,) float64, in units of the output; large if the heatmap ranks well.
+
+    Raises:
+        ValueError: The orders are others, or the curves do not belong together.
+    """
+    if (morf.order, lerf.order) != ("morf", "lerf"):
+        raise ValueError(
+            f"abpc takes curves of the orders 'morf' and 'lerf', not {morf.order!r} and "
+            f"{lerf.order!r}"
+        )
+    _check_same_images(morf, lerf)
+    return morf.aopc() - lerf.aopc()
+
+
+def gain_over_random(curves: Curves, random: Curves) -> Tensor:
+    """AOPC of a method less that of a random order, for each image; Samek et al. 2017, Fig. 4.
+
+    Args:
+        curves: A method in the order "morf" (good if positive) or "lerf" (good if negative).
+        random: The order "random" of the same images and settings.
+
+    Returns:
+        (N,) float64, in units of the output.
+
+    Raises:
+        ValueError: `random` is another order, or the curves do not belong together.
+    """
+    if random.order != "random":
+        raise ValueError(f"random must be of the order 'random', not {random.order!r}")
+    _check_same_images(curves, random)
+    return curves.aopc() - random.aopc()
+
+
+def _check_same_images(first: Curves, second: Curves) -> None:
+    if first.scores.shape != second.scores.shape:
+        raise ValueError(
+            "the curves differ in images, repetitions or steps: "
+            f"{tuple(first.scores.shape)} and {tuple(second.scores.shape)}"
+        )
+    if not torch.equal(first.scores[..., 0], second.scores[..., 0]):
+        raise ValueError("the curves start at different scores: they are of different images")
+
+
+def _check_within(name: str, found: Sequence[int], most: int) -> None:
+    wrong = [number for number in found if not 0 <= number <= most]
+    if wrong:
+        raise ValueError(f"{name} must be from 0 to {most}, not {wrong[0]}")

@@ -1,0 +1,205 @@
+"""Run the network on all perturbed pictures: one list of jobs, cut into batches of fixed size.
+
+A curve is one image, one repetition and one order; a job is one step of a curve. The jobs of all
+curves stand in one row. A batch takes the next pictures of the row, whichever curves they belong
+to, and they are written into the same memory again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from xaiutils.attribution import Target
+from xaiutils.attribution._common import resolve_target
+from xaiutils.evaluation._pictures import Draws, Perturbation, replaced
+
+Output = Literal["logit", "probability"] | Callable[[Tensor, Tensor], Tensor]
+
+OUTPUTS = ("logit", "probability")
+_VALUES_PER_BATCH = 2**23  # 32 MB of float32
+_LARGEST_BATCH = 256
+
+
+class _Curve(NamedTuple):
+    image: int
+    repeat: int
+    way: int
+
+
+@dataclass(frozen=True)
+class Runner:
+    """How pictures become scores.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        target: The classes that are watched; see `region_perturbation`.
+        output: What is read from the network's outputs; likewise.
+        batch_size: Pictures per forward pass; None chooses by the size of the images.
+        progress: Show a progress bar.
+    """
+
+    model: nn.Module
+    target: Target
+    output: Output
+    batch_size: int | None = None
+    progress: bool = False
+
+    def run(self, draws: Draws, ways: Sequence[Perturbation], steps: int, repeats: int) -> Tensor:
+        """Scores of every picture.
+
+        Args:
+            draws: The images and what is drawn for them.
+            ways: The orders in which the regions are replaced.
+            steps: L, how many regions are replaced.
+            repeats: How often everything random is drawn.
+
+        Returns:
+            (len(ways), N, repeats, L + 1) float32 on the CPU; [..., 0] is the unperturbed output.
+
+        Raises:
+            FloatingPointError: An output is NaN or infinite.
+        """
+        curves = _curves(ways, len(draws.x), repeats)
+        with torch.no_grad(), _full_precision():
+            start, targets = self._unperturbed(draws.x)
+            rows = self._rows(draws, ways, curves, steps, targets)
+        scores = torch.empty(len(ways), len(draws.x), repeats, steps + 1)
+        scores[..., 0] = start[:, None]
+        for curve, row in zip(curves, rows, strict=True):
+            # Later repetitions overwrite this, unless they would only repeat it and were not run.
+            scores[curve.way, curve.image, curve.repeat :, 1:] = row
+        _check_finite(scores)
+        return scores
+
+    def _unperturbed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (N,) of the images as they are, and the position of each target in the output."""
+        targets = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        found = []
+        for numbers in torch.split(torch.arange(len(x), device=x.device), self._size(x)):
+            outputs = self.model(x[numbers])
+            if not callable(self.output):
+                targets[numbers] = self._targets(outputs, numbers, len(x))
+            found.append(self._read(outputs, numbers, targets))
+        return torch.cat(found).cpu(), targets
+
+    def _targets(self, outputs: Tensor, numbers: Tensor, images: int) -> Tensor:
+        if self.output == "probability" and outputs.ndim != 2:
+            raise ValueError(
+                f"output='probability' needs class scores (N, K), not {tuple(outputs.shape)}; "
+                "give a callable"
+            )
+        if self.target is None:
+            return resolve_target(None, outputs)
+        everything = outputs.new_empty(1).expand(images, *outputs.shape[1:])
+        return resolve_target(self.target, everything)[numbers]
+
+    def _rows(
+        self,
+        draws: Draws,
+        ways: Sequence[Perturbation],
+        curves: Sequence[_Curve],
+        steps: int,
+        targets: Tensor,
+    ) -> Tensor:
+        """Scores of the perturbed pictures, (len(curves), steps)."""
+        images = torch.tensor([curve.image for curve in curves], device=draws.x.device)
+        numbers = images.repeat_interleave(steps)
+        rows = torch.empty(len(numbers), device=draws.x.device)
+        size = self._size(draws.x)
+        done = 0
+        with tqdm(total=len(numbers), unit="pictures", disable=not self.progress) as bar:
+            for pictures in _batches(draws, ways, curves, steps, size, _format(self.model)):
+                part = slice(done, done + len(pictures))
+                rows[part] = self._read(self.model(pictures), numbers[part], targets)
+                done += len(pictures)
+                bar.update(len(pictures))
+        return rows.view(len(curves), steps).cpu()
+
+    def _read(self, outputs: Tensor, numbers: Tensor, targets: Tensor) -> Tensor:
+        """One score for each picture: (B,) float32."""
+        if callable(self.output):
+            scores = self.output(outputs, numbers)
+            if not isinstance(scores, Tensor) or scores.shape != numbers.shape:
+                shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+                raise ValueError(f"output must return scores ({len(numbers)},), not {shape}")
+            return scores.detach().float()
+        scores = outputs.softmax(dim=1) if self.output == "probability" else outputs
+        return scores.flatten(1).gather(1, targets[numbers, None])[:, 0].float()
+
+    def _size(self, x: Tensor) -> int:
+        if self.batch_size is not None:
+            return self.batch_size
+        return max(1, min(_LARGEST_BATCH, _VALUES_PER_BATCH // x[0].numel()))
+
+
+def _curves(ways: Sequence[Perturbation], images: int, repeats: int) -> list[_Curve]:
+    """All curves that differ, those with the same replacement side by side."""
+    return [
+        _Curve(image, repeat, way)
+        for image in range(images)
+        for repeat in range(repeats)
+        for way, perturbation in enumerate(ways)
+        if repeat == 0 or perturbation.is_random(image)
+    ]
+
+
+def _batches(
+    draws: Draws,
+    ways: Sequence[Perturbation],
+    curves: Sequence[_Curve],
+    steps: int,
+    size: int,
+    memory_format: torch.memory_format,
+) -> Iterator[Tensor]:
+    """The pictures of all jobs, `size` at a time, in one buffer that is overwritten each time."""
+    shape = (size, *draws.x.shape[1:])
+    buffer = torch.empty(shape, dtype=draws.x.dtype, device=draws.x.device)
+    buffer = buffer.contiguous(memory_format=memory_format)
+    filled, drawn_for = 0, None
+    for image, repeat, way in curves:
+        if drawn_for != (image, repeat):
+            replacement, drawn_for = draws.replacement(image, repeat), (image, repeat)
+        ranks = ways[way].pixel_ranks(image, repeat)
+        done = 0
+        while done < steps:
+            taken = min(steps - done, size - filled)
+            numbers = torch.arange(done + 1, done + taken + 1)
+            part = buffer[filled : filled + taken]
+            replaced(draws.x[image], replacement, ranks, numbers, out=part)
+            done, filled = done + taken, filled + taken
+            if filled == size:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]
+
+
+def _format(model: nn.Module) -> torch.memory_format:
+    """The memory format of the model's filters: pictures in another one would be converted."""
+    filters = (p for p in model.parameters() if p.ndim == 4)
+    last = all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _full_precision() -> AbstractContextManager[None]:
+    """Convolutions in float32 as they are on the CPU, also where the device would round inputs."""
+    return torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, deterministic=True, allow_tf32=False
+    )
+
+
+def _check_finite(scores: Tensor) -> None:
+    broken = (~scores.isfinite()).nonzero()
+    if len(broken):
+        _, image, repeat, step = broken[0].tolist()
+        raise FloatingPointError(
+            f"{len(broken)} of {scores.numel()} outputs are NaN or infinite, the first of image "
+            f"{image} at step {step} of repetition {repeat}; check the model and the fill's range"
+        )

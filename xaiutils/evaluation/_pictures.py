@@ -1,0 +1,116 @@
+"""The perturbed pictures: random draws that all methods share, and one picture per step.
+
+Every draw depends on the seed, the image's number and the repetition, and on nothing else: not on
+the method, the order, the batch size or the device, and not on which other images are evaluated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xaiutils.evaluation._fills import Fill
+from xaiutils.evaluation._regions import Regions
+
+_PURPOSES = ("fill", "order")
+
+
+def generator(seed: int, image: int, repeat: int, purpose: str) -> torch.Generator:
+    """A generator on the CPU for one image, one repetition and one purpose ("fill", "order")."""
+    entropy = np.random.SeedSequence([seed, image, repeat, _PURPOSES.index(purpose)])
+    return torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The images, and everything random that is done to them.
+
+    Attributes:
+        x: Images, shape (N, C, H, W), on the device of the model.
+        regions: How an image is cut.
+        fill: What replaces a region.
+        seed: Of all draws.
+        first_image: Number of the first image, if these are a part of a larger set.
+    """
+
+    x: Tensor
+    regions: Regions
+    fill: Fill
+    seed: int
+    first_image: int
+
+    def replacement(self, image: int, repeat: int) -> Tensor:
+        """What replaces the regions of one image, (C, H, W), drawn on the CPU."""
+        one = self.x[image : image + 1].detach().cpu().clone()  # a fill may work in place
+        drawn = self.fill(one, generator(self.seed, self.first_image + image, repeat, "fill"))
+        if not isinstance(drawn, Tensor) or drawn.shape != one.shape:
+            shape = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
+            raise ValueError(
+                f"fill must return a tensor of the images' shape {tuple(one.shape)}, not {shape}"
+            )
+        if not bool(torch.isfinite(drawn).all()):
+            raise ValueError(f"fill returned NaN or infinite values for image {image}")
+        return drawn[0].to(self.x)
+
+    def random_ranks(self, image: int, repeat: int) -> Tensor:
+        """A random order of the regions of one image, (count,) int64, on the CPU."""
+        drawn = generator(self.seed, self.first_image + image, repeat, "order")
+        return torch.randperm(self.regions.count, generator=drawn)
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbation:
+    """One way of ordering the regions of the images.
+
+    Attributes:
+        draws: What all orders share.
+        ranks: The place of each region in the order, (N, count) int64, on the CPU.
+        at_random: (N,) bool; images whose order is drawn by lot, anew in each repetition.
+    """
+
+    draws: Draws
+    ranks: Tensor
+    at_random: Tensor
+
+    def is_random(self, image: int) -> bool:
+        """Whether repetitions of this image differ from each other."""
+        return bool(self.at_random[image]) or getattr(self.draws.fill, "random", True)
+
+    def pixel_ranks(self, image: int, repeat: int) -> Tensor:
+        """At which place each pixel is replaced, (H, W) int64, on the device of the images.
+
+        Pixel p differs from the image from step rank(p) + 1 on; in the rim the rank is `count`.
+        """
+        regions = self.draws.regions
+        drawn = bool(self.at_random[image])
+        ranks = self.draws.random_ranks(image, repeat) if drawn else self.ranks[image]
+        padded = torch.cat([ranks, torch.tensor([regions.count])])
+        return padded[regions.index].to(self.draws.x.device)
+
+    def pictures(self, image: int, repeat: int, steps: Tensor) -> Tensor:
+        """One image after some numbers of replaced regions: steps (K,) give (K, C, H, W)."""
+        replacement = self.draws.replacement(image, repeat)
+        return replaced(self.draws.x[image], replacement, self.pixel_ranks(image, repeat), steps)
+
+
+def replaced(
+    picture: Tensor, replacement: Tensor, ranks: Tensor, steps: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """Samek et al. 2017, eq. 10, for many steps at once.
+
+    Regions do not overlap, so that x(k) is the picture with every pixel of rank below k replaced.
+
+    Args:
+        picture: The image, (C, H, W).
+        replacement: What to put there, (C, H, W).
+        ranks: When each pixel is replaced, (H, W).
+        steps: Numbers of replaced regions, (K,).
+        out: Where to write, (K, C, H, W); a new tensor if omitted.
+    """
+    gone = ranks < steps.to(ranks.device)[:, None, None, None]
+    if out is None:
+        return torch.where(gone, replacement, picture)
+    return torch.where(gone, replacement, picture, out=out)
