@@ -389,7 +389,7 @@ def test_regions_are_those_of_the_slices(sides, size, edge):
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 10), shift=st.floats(-3, 3))
 def test_only_the_ranking_of_the_regions_matters(seed, scale, shift):
-    """Scaling a heatmap by a positive number leaves all scores; so does a shift, of equal regions."""
+    """Scaling a heatmap by a positive number leaves all scores, and so does a shift."""
     draw = torch.Generator().manual_seed(seed)
     x, relevance = torch.rand(2, 1, 6, 6, generator=draw), torch.rand(2, 6, 6, generator=draw)
     net = nn.Flatten().eval()
@@ -435,10 +435,8 @@ def test_uniform_noise_is_independent_and_in_range():
     assert noise[0].amax() <= 1.0
     assert 1.9 < noise[1].amax() <= 2.0
     assert abs(torch.corrcoef(noise.flatten(1))[0, 1]) < 0.05
-    assert (
-        abs(torch.corrcoef(torch.stack([noise[0, 1:].flatten(), noise[0, :-1].flatten()]))[0, 1])
-        < 0.05
-    )
+    neighbours = torch.stack([noise[0, 1:].flatten(), noise[0, :-1].flatten()])
+    assert abs(torch.corrcoef(neighbours)[0, 1]) < 0.05
     with pytest.raises(ValueError, match="exceed"):
         evaluation.Uniform(1.0, 0.0)
 
