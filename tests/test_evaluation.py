@@ -266,11 +266,31 @@ def test_nothing_random_runs_once(x, maps):
             return x.flatten(1)
 
     RUN(Counting().eval(), x, 1, maps, 4, 9, fill="constant", repeats=10)
-    assert sum(seen) == 3 + 3 * 9
+    assert sum(seen) == 1 + 3 + 3 * 9  # one to find the memory format
     seen.clear()
     RUN(Counting().eval(), x, 1, maps, 4, 9, fill="uniform", repeats=10, batch_size=50)
-    assert sum(seen) == 3 + 3 * 9 * 10
+    assert sum(seen) == 1 + 3 + 3 * 9 * 10
     assert max(seen) == 50
+
+
+def test_a_network_that_cannot_take_channels_last_is_run_all_the_same(x, maps):
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.filters = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            features = self.filters(x)
+            return features.view(len(x), -1)
+
+    net = Viewing().eval()
+    with pytest.raises(RuntimeError, match="view"):
+        net(x.contiguous(memory_format=torch.channels_last))
+    expected = naive(
+        net, x, [1, 1, 1], maps, 4, 5, "morf", FILLS["blur"], 1, "logit", 0, "sum", "keep"
+    )
+    found = RUN(net, x, 1, maps, 4, 5, fill="blur", repeats=1)
+    torch.testing.assert_close(found.scores, expected, atol=1e-5, rtol=0)
 
 
 def test_neither_the_model_nor_the_images_are_touched(net, x, maps):

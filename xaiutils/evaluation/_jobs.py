@@ -23,8 +23,9 @@ from xaiutils.evaluation._pictures import Draws, Perturbation, replaced
 Output = Literal["logit", "probability"] | Callable[[Tensor, Tensor], Tensor]
 
 OUTPUTS = ("logit", "probability")
-_VALUES_PER_BATCH = 2**23  # 32 MB of float32
-_LARGEST_BATCH = 256
+# The fastest on a CPU with two cores: there a batch should fit into the cache. A GPU wants work.
+_VALUES_PER_BATCH = {"cpu": 2_500_000, "cuda": 50_000_000}
+_LARGEST_BATCH = {"cpu": 32, "cuda": 512}
 
 
 class _Curve(NamedTuple):
@@ -112,10 +113,10 @@ class Runner:
         images = torch.tensor([curve.image for curve in curves], device=draws.x.device)
         numbers = images.repeat_interleave(steps)
         rows = torch.empty(len(numbers), device=draws.x.device)
-        size = self._size(draws.x)
+        size, memory_format = self._size(draws.x), _memory_format(self.model, draws.x)
         done = 0
         with tqdm(total=len(numbers), unit="pictures", disable=not self.progress) as bar:
-            for pictures in _batches(draws, ways, curves, steps, size, _format(self.model)):
+            for pictures in _batches(draws, ways, curves, steps, size, memory_format):
                 part = slice(done, done + len(pictures))
                 rows[part] = self._read(self.model(pictures), numbers[part], targets)
                 done += len(pictures)
@@ -136,7 +137,8 @@ class Runner:
     def _size(self, x: Tensor) -> int:
         if self.batch_size is not None:
             return self.batch_size
-        return max(1, min(_LARGEST_BATCH, _VALUES_PER_BATCH // x[0].numel()))
+        kind = "cpu" if x.device.type == "cpu" else "cuda"
+        return max(1, min(_LARGEST_BATCH[kind], _VALUES_PER_BATCH[kind] // x[0].numel()))
 
 
 def _curves(ways: Sequence[Perturbation], images: int, repeats: int) -> list[_Curve]:
@@ -160,8 +162,9 @@ def _batches(
 ) -> Iterator[Tensor]:
     """The pictures of all jobs, `size` at a time, in one buffer that is overwritten each time."""
     shape = (size, *draws.x.shape[1:])
-    buffer = torch.empty(shape, dtype=draws.x.dtype, device=draws.x.device)
-    buffer = buffer.contiguous(memory_format=memory_format)
+    buffer = torch.empty(
+        shape, dtype=draws.x.dtype, device=draws.x.device, memory_format=memory_format
+    )
     filled, drawn_for = 0, None
     for image, repeat, way in curves:
         if drawn_for != (image, repeat):
@@ -181,11 +184,23 @@ def _batches(
         yield buffer[:filled]
 
 
-def _format(model: nn.Module) -> torch.memory_format:
-    """The memory format of the model's filters: pictures in another one would be converted."""
-    filters = (p for p in model.parameters() if p.ndim == 4)
-    last = all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
-    return torch.channels_last if last else torch.contiguous_format
+def _memory_format(model: nn.Module, x: Tensor) -> torch.memory_format:
+    """The memory format of pictures that suits the network and the device.
+
+    CPUs run convolutions and poolings faster in channels_last: by a factor of two on squeezenet1_1
+    and of three to four on the digit classifier, by measurement. A network that flattens its
+    features with ``view`` cannot take it. Elsewhere the format of the network's own filters, or
+    they would be converted at every call.
+    """
+    if x.device.type != "cpu":
+        filters = [p for p in model.parameters() if p.ndim == 4]
+        last = all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
+        return torch.channels_last if filters and last else torch.contiguous_format
+    try:
+        model(torch.empty_like(x[:1], memory_format=torch.channels_last).copy_(x[:1]))
+    except RuntimeError:
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _full_precision() -> AbstractContextManager[None]:
