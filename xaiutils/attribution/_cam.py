@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xaiutils import graph
-from xaiutils.attribution._common import Target, in_chunks, one_hot, prepare, resolve_target
+from xaiutils.attribution._common import Target, in_chunks, prepare, start_signal
 
 
 def grad_cam(
@@ -48,7 +48,7 @@ def grad_cam(
 
     def one_chunk(x: Tensor, target: Target) -> Tensor:
         record = traced.record(x, keep=traced.gates | {node.index})
-        start = one_hot(resolve_target(target, record.output), record.output)
+        start = start_signal(target, record.output)
         slopes = traced.backward(record, start, until=node.index)
         weights = slopes.flatten(2).mean(2).reshape(*slopes.shape[:2], *[1] * (slopes.ndim - 2))
         cam = (weights * record.value(node.index)).sum(1, keepdim=True)

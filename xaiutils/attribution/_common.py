@@ -71,6 +71,17 @@ def one_hot(positions: Tensor, output: Tensor) -> Tensor:
     return flat.scatter_(1, positions[:, None], 1.0).view_as(output)
 
 
+def start_signal(target: Target, output: Tensor) -> Tensor:
+    """Return 1 at the target of each image and 0 elsewhere.
+
+    Raises:
+        ValueError: If the network's output is not finite.
+    """
+    if not bool(torch.isfinite(output).all()):
+        raise ValueError("the network's output is not finite: it overflows on this input")
+    return one_hot(resolve_target(target, output), output)
+
+
 def check_target(target: Target, traced: graph.Graph, x: Tensor) -> None:
     """Raise what :func:`resolve_target` raises, before any forward pass."""
     if target is not None:
@@ -124,5 +135,4 @@ def signal_to_input(
 ) -> Tensor:
     """Send 1 from the target output back to the input through the given gates."""
     record = traced.record(x, keep="gates")
-    start = one_hot(resolve_target(target, record.output), record.output)
-    return traced.backward(record, start, gate)
+    return traced.backward(record, start_signal(target, record.output), gate)

@@ -8,7 +8,18 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from xaiutils.attribution._rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox, ZPlus
-from xaiutils.graph import Affine, Convolution, Dense, Graph, LinearOperation, Node
+from xaiutils.graph import (
+    Affine,
+    Concatenate,
+    Convolution,
+    Dense,
+    Graph,
+    LinearOperation,
+    Node,
+    Pad,
+    Rearrange,
+    Reshape,
+)
 
 Key = str | int | type
 """A layer: its path in the user's module, a type (of module or operation), or its position.
@@ -119,15 +130,15 @@ def _default(composite: Composite, node: Node, traced: Graph) -> Rule:
 
 def _reads_input(node: Node, traced: Graph) -> bool:
     """Whether nothing but copying and rescaling lies between the network's input and a node."""
-    sources = [traced.nodes[i] for i in node.inputs]
     return all(
-        source.index == 0
-        or isinstance(source.operation, Affine)
-        and _reads_input(source, traced)
-        or isinstance(source.operation, LinearOperation)
-        and source.operation.routing
-        and _reads_input(source, traced)
-        for source in sources
+        source == 0
+        or (
+            isinstance(
+                traced.nodes[source].operation, (Affine, Concatenate, Pad, Rearrange, Reshape)
+            )
+            and _reads_input(traced.nodes[source], traced)
+        )
+        for source in node.inputs
     )
 
 
@@ -139,9 +150,7 @@ def _matches(key: Key, traced: Graph, model: nn.Module) -> list[int]:
         return [n.index for n in _deciding(traced) if _below(n.name, key) or _below(n.module, key)]
     modules = {path for path, part in model.named_modules() if isinstance(part, key)}
     return [
-        n.index
-        for n in _deciding(traced)
-        if isinstance(n.operation, key) or (n.module and n.module in modules)
+        n.index for n in _deciding(traced) if isinstance(n.operation, key) or n.module in modules
     ]
 
 

@@ -11,6 +11,7 @@ from xaiutils import graph
 from xaiutils.attribution._common import (
     Target,
     in_chunks,
+    one_hot,
     prepare,
     resolve_target,
     signal_to_input,
@@ -98,7 +99,7 @@ def sensitivity(
     if norm not in orders:
         raise ValueError(f"norm must be 'l2' or 'linf', not {norm!r}")
     slopes = gradient(model, x, target, internal_batch_size=internal_batch_size)
-    return torch.linalg.vector_norm(slopes, orders[norm], dim=1, keepdim=True)
+    return cast(Tensor, torch.linalg.vector_norm(slopes, orders[norm], dim=1, keepdim=True))
 
 
 def smoothgrad(
@@ -264,8 +265,7 @@ def _gradients(
     def one_chunk(x: Tensor, positions: Target) -> Tensor:
         assert isinstance(positions, Tensor)
         record = traced.record(x, keep="gates")
-        flat = torch.zeros_like(record.output.flatten(1)).scatter_(1, positions[:, None], 1.0)
-        return traced.backward(record, flat.view_as(record.output))
+        return traced.backward(record, one_hot(positions, record.output))
 
     return in_chunks(one_chunk, x, positions, internal_batch_size)
 

@@ -14,9 +14,8 @@ from xaiutils import graph
 from xaiutils.attribution._common import (
     Target,
     chunk_target,
-    one_hot,
     prepare,
-    resolve_target,
+    start_signal,
 )
 from xaiutils.attribution._composites import Composite, Key, as_composite, assign
 from xaiutils.attribution._report import LayerRelevance, RelevanceReport
@@ -25,8 +24,8 @@ from xaiutils.attribution._rules import (
     Outcome,
     Rule,
     Step,
-    _total,
-    _Weighted,
+    Weighted,
+    total_of,
 )
 from xaiutils.graph import Gate, Graph, LinearOperation, Node, Record, Switch
 
@@ -186,7 +185,7 @@ class _Plan:
             return False
         if node.nonnegative:
             return True
-        selective = isinstance(rule, _Weighted) and rule.only_agreeing
+        selective = isinstance(rule, Weighted) and rule.weights()[1:] == (0.0, 0.0, True)
         weightless = isinstance(reader.operation, LinearOperation) and reader.operation.keeps_sign()
         return selective and weightless and positive[reader.index]
 
@@ -207,7 +206,7 @@ def _explain(
     """Explain one chunk; if the result is out of bounds, find out where that came from."""
     record = plan.traced.record(x, keep=plan.kept())
     if start is None:
-        start = one_hot(resolve_target(target, record.output), record.output) * record.output
+        start = start_signal(target, record.output) * record.output
     relevance, layers = _propagate(plan, record, start, report)
     grown = relevance.flatten(1).abs().sum(1)
     limit = GAIN_LIMIT * start.flatten(1).abs().sum(1)
@@ -218,7 +217,7 @@ def _explain(
         _complain(relevance, layers, float((grown / (limit / GAIN_LIMIT)).max()))
     if not report:
         return relevance, None
-    return relevance, RelevanceReport(_total(start), _total(relevance), tuple(layers))
+    return relevance, RelevanceReport(total_of(start), total_of(relevance), tuple(layers))
 
 
 def _complain(relevance: Tensor, layers: list[LayerRelevance], factor: float) -> None:
@@ -245,7 +244,7 @@ def _propagate(
         relevance = arrived.pop(node.index, None)
         if relevance is None:
             continue
-        before = (_total(relevance), _total(relevance.abs())) if count else None
+        before = (total_of(relevance), total_of(relevance.abs())) if count else None
         outcome = _pass_on(plan, node, record, relevance, count)
         if before is not None and isinstance(node.operation, LinearOperation):
             layers.append(_account(plan, node, *before, outcome))
@@ -277,7 +276,9 @@ def _pass_on(plan: _Plan, node: Node, record: Record, relevance: Tensor, count: 
     assert isinstance(operation, LinearOperation)
     if node.index not in plan.rules:
         parts = operation.transpose(relevance, shapes)
-        return Outcome(parts, dead=_total(relevance) - sum(map(_total, parts)) if count else 0.0)
+        return Outcome(
+            parts, dead=total_of(relevance) - sum(map(total_of, parts)) if count else 0.0
+        )
     sources = [plan.traced.nodes[i] for i in node.inputs]
     step = Step(
         operation,
@@ -296,13 +297,13 @@ def _account(
     plan: _Plan, node: Node, arrived: Tensor, arrived_size: Tensor, outcome: Outcome
 ) -> LayerRelevance:
     rule = plan.rules.get(node.index)
-    size = torch.stack([_total(part.abs()) for part in outcome.relevances]).sum(0)
+    size = torch.stack([total_of(part.abs()) for part in outcome.relevances]).sum(0)
     return LayerRelevance(
         node.name,
         node.operation.kind,
         "copy" if rule is None else repr(rule),
         at_output=arrived,
-        at_input=torch.stack([_total(part) for part in outcome.relevances]).sum(0),
+        at_input=torch.stack([total_of(part) for part in outcome.relevances]).sum(0),
         bias=torch.zeros_like(arrived) + outcome.bias,
         stabiliser=torch.zeros_like(arrived) + outcome.stabiliser,
         dead=torch.zeros_like(arrived) + outcome.dead,

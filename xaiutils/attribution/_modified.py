@@ -103,4 +103,5 @@ def random(
     """
     prepare(model, x, target)
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    images = [torch.randn(x.shape[1:], generator=generator, dtype=x.dtype) for _ in x]
+    return torch.stack(images).to(x.device)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,9 +74,10 @@ class Step:
         return operation.forward(*inputs) if self.bias_counts else operation.linear(*inputs)
 
     def total(self) -> Tensor:
-        """Return the output, less its bias where that does not count."""
-        shift = None if self.bias_counts else self.operation.shift()
-        return self.output if shift is None else self.output - shift
+        """Return the output, or where its bias does not count, what it is without."""
+        if self.bias_counts or self.operation.shift() is None:
+            return self.output
+        return self.operation.linear(*self.inputs)  # z - b would leave the rounding of b
 
     def times_inputs(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return each input times its part, in the part's place where nobody else holds it."""
@@ -113,8 +114,17 @@ class Rule:
 # ----------------------------------------------------------- shares of weighted contributions
 
 
+class Weights(NamedTuple):
+    """How much contributions count that agree with the output, or oppose it; see the rules."""
+
+    agree: float
+    oppose: float
+    epsilon: float = 0.0
+    follow_sign: bool = True
+
+
 @dataclass(frozen=True)
-class _Weighted(Rule):
+class Weighted(Rule):
     r"""Contributions that agree with the output count ``agree`` times, the others ``oppose`` times.
 
     With :math:`\sigma_j = \operatorname{sign} z_j`,
@@ -127,21 +137,13 @@ class _Weighted(Rule):
     with :math:`|W|` and :math:`|a|` is all that any of these rules costs.
     """
 
-    follow_sign: ClassVar[bool] = True
-    epsilon: ClassVar[float] = 0.0
-
-    def _weights(self) -> tuple[float, float]:
-        """Return ``agree`` and ``oppose``."""
+    def weights(self) -> Weights:
+        """Return how much each kind of contribution counts."""
         raise NotImplementedError
-
-    @property
-    def only_agreeing(self) -> bool:
-        """Whether contributions that oppose the output get nothing."""
-        return self.follow_sign and self._weights()[1] == 0
 
     def apply(self, step: Step) -> Outcome:
         """Pass the relevance of a step on to its inputs."""
-        agree, oppose = self._weights()
+        agree, oppose, _, _ = self.weights()
         if step.nonnegative and step.operation.keeps_sign():  # nothing opposes anything
             agree = oppose
         if agree == oppose:
@@ -155,7 +157,7 @@ class _Weighted(Rule):
 
     def _share(self, step: Step, operation: LinearOperation, total: Tensor) -> Outcome:
         """Share in proportion to the contributions in ``operation``, which sum to ``total``."""
-        signal, stabiliser, dead = _divide(step, total, self.epsilon)
+        signal, stabiliser, dead = _divide(step, total, self.weights().epsilon)
         relevances = step.times_inputs(operation.transpose(signal, step.shapes))
         shift = operation.shift()
         if not step.bias_matters or shift is None:
@@ -164,14 +166,15 @@ class _Weighted(Rule):
 
     def _share_signed(self, step: Step, c: float, d: float) -> Outcome:
         """Any signs: the contributions and their absolute values, each in a pass of its own."""
+        follow_sign = self.weights().follow_sign
         absolute = step.operation.reweighted(torch.abs)
         sizes = tuple(a.abs() for a in step.inputs)
-        sign = _sign(step.output) if self.follow_sign else torch.ones_like(step.output)
+        sign = _sign(step.output) if follow_sign else torch.ones_like(step.output)
         size = step.run(absolute, *sizes)
         total = torch.mul(step.total(), c).addcmul_(sign, size, value=d)
-        if not (self.follow_sign and step.bias_counts):  # what is left of a sum that cancels
+        if not (follow_sign and step.bias != "ignore"):  # what is left of a sum that cancels
             total.masked_fill_(total.abs() <= _ROUNDING * _resolution(size) * size, 0.0)
-        signal, stabiliser, dead = _divide(step, total, self.epsilon)
+        signal, stabiliser, dead = _divide(step, total, self.weights().epsilon)
         relevances = step.times_inputs(step.operation.transpose(signal * c, step.shapes))
         sign.mul_(signal).mul_(d)
         for r, a, part in zip(
@@ -186,7 +189,7 @@ class _Weighted(Rule):
 
 
 @dataclass(frozen=True)
-class Epsilon(_Weighted):
+class Epsilon(Weighted):
     r"""Shares in proportion to the contributions (Bach et al. 2015, eq. 58; Samek et al., eq. 6).
 
     .. math:: R_i = \sum_j \frac{z_{ij}}{z_j + \epsilon \operatorname{sign}(z_j)} R_j
@@ -199,17 +202,18 @@ class Epsilon(_Weighted):
         epsilon: The stabiliser, in units of the outputs.
     """
 
-    epsilon: float = 1e-6  # type: ignore[misc]
+    epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         _require(self.epsilon >= 0, f"epsilon must not be negative, but is {self.epsilon}")
 
-    def _weights(self) -> tuple[float, float]:
-        return 1.0, 1.0
+    def weights(self) -> Weights:
+        """Return equal weights."""
+        return Weights(1.0, 1.0, self.epsilon)
 
 
 @dataclass(frozen=True)
-class Gamma(_Weighted):
+class Gamma(Weighted):
     r"""Favours agreeing contributions (Montavon et al. 2019, table 10.1; signed, generalised).
 
     .. math:: R_i = \sum_j \frac{z_{ij} + \gamma z_{ij}^{\sigma_j}}
@@ -227,19 +231,20 @@ class Gamma(_Weighted):
     """
 
     gamma: float = 0.25
-    follow_sign: bool = True  # type: ignore[misc]
+    follow_sign: bool = True
 
     def __post_init__(self) -> None:
         _require(
             0 <= self.gamma < math.inf, f"gamma must be a number from 0 up, but is {self.gamma}"
         )
 
-    def _weights(self) -> tuple[float, float]:
-        return 1.0 + self.gamma, 1.0
+    def weights(self) -> Weights:
+        """Return more for what agrees."""
+        return Weights(1.0 + self.gamma, 1.0, follow_sign=self.follow_sign)
 
 
 @dataclass(frozen=True)
-class ZPlus(_Weighted):
+class ZPlus(Weighted):
     r"""Shares among the agreeing contributions only (Montavon et al. 2017, the z+ rule).
 
     .. math:: R_i = \sum_j \frac{z_{ij}^{\sigma_j}}{\sum_{i'} z_{i'j}^{\sigma_j}} R_j
@@ -253,10 +258,11 @@ class ZPlus(_Weighted):
         follow_sign: See the head of this module.
     """
 
-    follow_sign: bool = True  # type: ignore[misc]
+    follow_sign: bool = True
 
-    def _weights(self) -> tuple[float, float]:
-        return 1.0, 0.0
+    def weights(self) -> Weights:
+        """Return nothing for what opposes."""
+        return Weights(1.0, 0.0, follow_sign=self.follow_sign)
 
 
 # --------------------------------------------------------------------------- other proportional
@@ -298,12 +304,12 @@ class AlphaBeta(Rule):
         """Pass the relevance of a step on to its inputs."""
         positive, negative = self._sums(step)
         up, down = self._halves(step)
-        size = positive - negative
+        size = (positive - negative).abs()
         dead: Tensor | float = 0.0
         for half, total in ((up, positive), (down, negative)):
             empty = total.abs() <= _ROUNDING * _resolution(size) * size
             if step.count:
-                dead = dead + _total(half * empty)
+                dead = dead + total_of(half * empty)
             half.div_(total).masked_fill_(empty, 0.0)
         relevances = self._share(step, up, down)
         shift = step.operation.shift()
@@ -467,7 +473,7 @@ class Zero(Rule):
 
     def apply(self, step: Step) -> Outcome:
         """Give nothing to the inputs."""
-        dead = _total(step.relevance) if step.count else 0.0
+        dead = total_of(step.relevance) if step.count else 0.0
         return Outcome(tuple(torch.zeros_like(a) for a in step.inputs), dead=dead)
 
 
@@ -498,7 +504,7 @@ def _sign(x: Tensor) -> Tensor:
     return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
 
 
-def _total(x: Tensor) -> Tensor:
+def total_of(x: Tensor) -> Tensor:
     """Return the sum for each image, (N,) float64."""
     return x.flatten(1).sum(1, dtype=torch.float64)
 
@@ -511,12 +517,13 @@ def _divide(
     Where the total is 0 the output is dead and its signal 0.
     """
     if epsilon:
-        total = torch.add(total, epsilon) if step.positive else total + epsilon * _sign(total)
+        known = step.positive and step.bias != "ignore"  # relevance only where the total is > 0
+        total = total + epsilon if known else total + epsilon * _sign(total)
     if not step.count:
         return step.relevance.div_(total).nan_to_num_(0.0, 0.0, 0.0), 0.0, 0.0
     signal = (step.relevance / total).nan_to_num_(0.0, 0.0, 0.0)
-    dead = _total(step.relevance * (signal == 0))
-    stabiliser = _total(signal * _sign(total)) * epsilon if epsilon else 0.0
+    dead = total_of(step.relevance * (signal == 0))
+    stabiliser = total_of(signal * _sign(total)) * epsilon if epsilon else 0.0
     return signal, stabiliser, dead
 
 
@@ -529,7 +536,7 @@ def _with_bias(
 ) -> Outcome:
     """Put an outcome together: the bias keeps its share, or hands it evenly to the inputs."""
     if step.bias == "absorb":
-        return Outcome(relevances, _total(share), stabiliser, dead)
+        return Outcome(relevances, total_of(share), stabiliser, dead)
     equal = step.operation.reweighted(torch.ones_like)
     count = equal.linear(*(torch.ones_like(a[:1]) for a in step.inputs))
     parts = equal.transpose(share / count, step.shapes)

@@ -1,4 +1,4 @@
-"""The operations of a traced network: small frozen records that can run forwards and backwards.
+r"""The operations of a traced network: small frozen records that can run forwards and backwards.
 
 There are two kinds. A *linear* operation computes :math:`y = Wx + b`; it also offers :math:`Wx`
 and :math:`W^\\top s` by themselves, and a copy of itself with another weight (:math:`|W|`,
@@ -434,7 +434,7 @@ class Concatenate(LinearOperation):
 
     def transpose(self, signal: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         """Return the pieces of the signal."""
-        return signal.split([shape[self.dim - 1] for shape in shapes], self.dim)
+        return torch.split(signal, [shape[self.dim - 1] for shape in shapes], self.dim)
 
     def keeps_sign(self) -> bool:
         """True: nothing is changed."""
@@ -563,7 +563,7 @@ class ReLU(Gate):
 
     def backward(self, signal: Tensor, output: Tensor) -> Tensor:
         """Return the signal where the output is positive."""
-        return _aten.threshold_backward(signal, output, 0)
+        return cast(Tensor, _aten.threshold_backward(signal, output, 0))
 
     def keeps_sign(self) -> bool:
         """True, whatever the input: see ``Node.nonnegative``."""
@@ -591,7 +591,7 @@ class Clamp(Gate):
 
     def backward(self, signal: Tensor, output: Tensor) -> Tensor:
         """Return the signal strictly between the bounds."""
-        return _aten.hardtanh_backward(signal, output, self.low, self.high)
+        return cast(Tensor, _aten.hardtanh_backward(signal, output, self.low, self.high))
 
     def keeps_sign(self) -> bool:
         """True if the upper bound is not negative."""

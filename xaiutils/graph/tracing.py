@@ -88,7 +88,7 @@ def _fingerprint(model: nn.Module) -> int:
 
 
 def _trace(model: nn.Module, x: Tensor, fold: bool) -> Structure:
-    example = x[:1].detach().expand(2, *x.shape[1:]).clone()  # two: a batch of one is special
+    example = x.new_zeros(2, *x.shape[1:])  # two: a batch of one is special
     try:
         with torch.no_grad():
             program = torch.export.export(
@@ -193,13 +193,13 @@ class _Tracer:
                 self.values[node] = 0
 
     def _output(self, graph: fx.Graph) -> int:
-        outputs = graph.output_node().args[0]
-        if len(outputs) != 1 or not isinstance(outputs[0], fx.Node):  # type: ignore[arg-type]
+        outputs = cast(Sequence[Any], graph.output_node().args[0])
+        if len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
             raise UnsupportedOperation(
-                f"{type(self.model).__name__} returns {len(outputs)} values;"  # type: ignore[arg-type]
+                f"{type(self.model).__name__} returns {len(outputs)} values;"
                 " it must return one tensor"
             )
-        position = self.values[outputs[0]]  # type: ignore[index]
+        position = self.values[outputs[0]]
         if not isinstance(position, int):
             raise UnsupportedOperation("the network's output does not depend on its input")
         return position
@@ -709,7 +709,7 @@ def _named(templates: list[Template]) -> Iterator[Template]:
         operation = template.operation
         if isinstance(operation, ops.Input):
             name = "input"
-        elif not name or paths.count(name) > 1 and not _is_leaf(name, paths):
+        elif not name or not _is_leaf(name, paths):
             name = f"{name}/{operation.kind}" if name else operation.kind
         seen[name] = seen.get(name, 0) + 1
         yield replace(template, name=name if seen[name] == 1 else f"{name}#{seen[name]}")
