@@ -1,4 +1,4 @@
-"""Networks for the tests of graph and attribution: small ones of every kind, real ones, random ones."""
+"""Networks for the tests of graph and attribution: small ones of every kind, real, random."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""The traced graph computes what the network computes, forwards and backwards, and leaves it alone."""
+"""The traced graph computes what the network does, forwards and backwards, and leaves it alone."""
 
 import copy
 import gc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -46,8 +46,8 @@ class Composite:
     convolution: Rule
     dense: Rule
     first: Rule | None = None
-    affine: Rule = Epsilon()
-    other: Rule = Epsilon()
+    affine: Rule = field(default_factory=Epsilon)
+    other: Rule = field(default_factory=Epsilon)
     overrides: tuple[tuple[Key, Rule], ...] = ()
 
     def override(self, rules: Mapping[Key, Rule]) -> Composite:

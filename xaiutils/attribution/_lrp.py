@@ -190,7 +190,7 @@ class _Plan:
         return selective and weightless and positive[reader.index]
 
     def overwritable(self, node: Node) -> bool:
-        """Whether a ReLU may overwrite a node's output, changing nothing where relevance arrives."""
+        """Whether a ReLU may overwrite a node's output: nothing changes where relevance arrives."""
         readers = [self.traced.nodes[i].operation for i in self.traced.consumers[node.index]]
         return self.positive[node.index] and [type(r) for r in readers] == [graph.ReLU]
 
@@ -226,8 +226,8 @@ def _complain(relevance: Tensor, layers: list[LayerRelevance], factor: float) ->
     if not bool(torch.isfinite(relevance).all()):
         raise FloatingPointError(f"relevance overflowed; the layers that grew it most are {names}")
     warnings.warn(
-        f"the absolute relevance at the input is {factor:.3g} times the start's: shares cancel, and "
-        f"the heatmap means little; the layers that grew it most are {names}",
+        f"the absolute relevance at the input is {factor:.3g} times the start's: shares cancel, "
+        f"and the heatmap means little; the layers that grew it most are {names}",
         RelevanceExplosionWarning,
         stacklevel=5,
     )

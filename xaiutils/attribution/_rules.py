@@ -319,7 +319,7 @@ class AlphaBeta(Rule):
         return _with_bias(step, relevances, share, 0.0, dead)
 
     def _sums(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the sums of the positive and of the negative contributions, the bias's included."""
+        """Return the sums of the positive and the negative contributions, the bias's included."""
         total = step.total()
         if step.nonnegative:
             positive = step.run(step.operation.reweighted(_positive_part), *step.inputs)

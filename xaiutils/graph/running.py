@@ -142,9 +142,9 @@ class Graph:
 
         Args:
             x: The input (N, ...).
-            keep: The positions of the nodes whose outputs are kept; ``"all"``, or ``"gates"``, which
-                is what :meth:`backward` and :meth:`tangent` need. What is not kept is freed as soon
-                as it was read, and may be overwritten by an activation that works in place.
+            keep: The positions of the nodes whose outputs are kept; ``"all"``, or ``"gates"``,
+                which is what :meth:`backward` and :meth:`tangent` need. What is not kept is
+                freed as soon as it was read, and may be overwritten by an activation in place.
         """
         kept = self._positions(keep)
         last_use = [max(readers, default=len(self.nodes)) for readers in self.consumers]

@@ -9,9 +9,9 @@ The user's module is only read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -207,7 +207,7 @@ class _Tracer:
     def _translate(self, node: fx.Node) -> Any:
         name = str(getattr(node.target, "__name__", node.target)).split(".")[0]
         if name == "getitem":
-            return self.lookup(node.args[0])[node.args[1]]  # type: ignore[index]
+            return self.lookup(node.args[0])[node.args[1]]
         if name in ("sym_size", "_assert_scalar", "_assert_tensor_metadata"):
             return None  # the batch size: a node never needs to know it
         in_place = name.endswith("_") and not name.endswith("__")
