@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xaiutils.reproduce import _picture, _train
+from xaiutils.reproduce import _picture, _samek, _train
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,6 +15,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True)
     _picture.add_command(commands)
+    _samek.add_command(commands)
     _train.add_command(commands)
     return top
 

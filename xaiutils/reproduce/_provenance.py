@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("xaiutils", "torch", "torchvision", "numpy")
-_PLACES = ("--checkpoint", "--out")
+_PLACES = ("--checkpoint", "--folder", "--out", "--work")
 
 
 def provenance(command: str, **facts: Any) -> dict[str, Any]:
@@ -30,14 +30,15 @@ def provenance(command: str, **facts: Any) -> dict[str, Any]:
     }
 
 
-def command_line(arguments: Sequence[str] | None = None) -> str:
-    """The command as typed, less the options that name places on one machine."""
+def command_line(arguments: Sequence[str] | None = None, leave_out: Sequence[str] = ()) -> str:
+    """The command as typed, less the options that name places on one machine, and `leave_out`."""
+    dropped = (*_PLACES, *leave_out)
     words = iter(sys.argv[1:] if arguments is None else arguments)
     kept = []
     for word in words:
-        if word in _PLACES:
+        if word in dropped:
             next(words, None)
-        elif not word.startswith(tuple(f"{place}=" for place in _PLACES)):
+        elif not word.startswith(tuple(f"{place}=" for place in dropped)):
             kept.append(word)
     return " ".join(["python -m xaiutils.reproduce", *kept])
 

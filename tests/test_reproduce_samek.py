@@ -1,0 +1,213 @@
+"""Long runs of region perturbation: shards, kills, and the tables that come out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from xaiutils import attribution, data, evaluation, models
+from xaiutils.reproduce import __main__ as command
+from xaiutils.reproduce import _samek
+
+SETTINGS = [
+    "--model=mnist_cnn",
+    "--data=mnist",
+    "--source=embedded",
+    "--methods=gradient,input_x_gradient,random",
+    "--region-size=7",
+    "--steps=6",
+    "--repeats=2",
+    "--block=2",
+]
+
+
+def run(work, *more, images="3:10"):
+    return command.main(["samek", "run", f"--work={work}", *SETTINGS, f"--images={images}", *more])
+
+
+def merge(work, out):
+    return command.main(["samek", "merge", f"--work={work}", f"--out={out}", "--resamples=200"])
+
+
+def contents(work):
+    return {path.name: load_file(path) for path in sorted(work.glob("*.safetensors"))}
+
+
+def assert_same(first, second):
+    assert list(first) == list(second)
+    for name in first:
+        assert first[name].keys() == second[name].keys()
+        for key, tensor in first[name].items():
+            torch.testing.assert_close(tensor, second[name][key])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    work = tmp_path_factory.mktemp("whole")
+    assert run(work) == 0
+    return work
+
+
+def test_blocks_hold_what_region_perturbation_gives(whole):
+    classifier = models.load_classifier("mnist_cnn")
+    x = data.mnist("test", source="embedded").images[3:10]
+    maps = attribution.input_x_gradient(classifier.module, x)
+    noise = evaluation.Uniform(0.0, 1.0)
+    expected = evaluation.region_perturbation(
+        classifier.module, x, None, maps, 7, 6, "lerf", noise, 2, first_image=3
+    )
+    found = [block["uniform/lerf/input_x_gradient"] for block in contents(whole).values()]
+    assert [len(part) for part in found] == [2, 2, 2, 1]
+    torch.testing.assert_close(torch.cat(found), expected.scores, atol=1e-5, rtol=1e-5)
+
+
+def test_the_constant_is_the_mean_of_the_whole_plan(tmp_path):
+    run(tmp_path, "--fills=constant", "--orders=random", "--steps=16", images="0:4")
+    x = data.mnist("test", source="embedded").images[:4]
+    module = models.load_classifier("mnist_cnn").module
+    with torch.no_grad():
+        targets, end = module(x).argmax(1), module(x.mean(0, keepdim=True))[0]
+    found = torch.cat([b["constant/random/(none)"] for b in contents(tmp_path).values()])
+    expected = end[targets][:, None].expand(4, 2)
+    torch.testing.assert_close(found[..., -1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_shards_together_are_the_whole_run(whole, tmp_path):
+    run(tmp_path, "--shard=2/3")
+    assert len(contents(tmp_path)) == 1
+    run(tmp_path, "--shard=1/3")
+    with pytest.raises(SystemExit, match=r"1 of 4 blocks are missing.*image 7"):
+        merge(tmp_path, tmp_path / "table")
+    assert not list(tmp_path.glob("table*"))
+    run(tmp_path, "--shard=3/3", "--batch-size=5")
+    assert_same(contents(tmp_path), contents(whole))
+
+
+def test_a_killed_run_goes_on_with_nothing_lost_or_counted_twice(whole, tmp_path):
+    arguments = ["samek", "run", f"--work={tmp_path}", *SETTINGS, "--images=3:10"]
+    slow = (
+        "import sys, time; from xaiutils import evaluation;"
+        "from xaiutils.reproduce import __main__ as command;"
+        "work = evaluation.region_perturbation;"
+        "evaluation.region_perturbation = lambda *a, **k: (time.sleep(0.1), work(*a, **k))[1];"
+        "command.main(sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *arguments],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    while process.poll() is None and len(list(tmp_path.glob("*.safetensors"))) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    assert 2 <= len(kept) < 4
+    (tmp_path / "images-000009-000010.safetensors.1.part").write_bytes(b"half a file")
+    run(tmp_path)
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+    assert_same(contents(tmp_path), contents(whole))
+    before = contents(tmp_path)
+    run(tmp_path)  # nothing is left to do
+    assert_same(contents(tmp_path), before)
+
+
+def test_a_failed_write_leaves_no_block(monkeypatch, tmp_path):
+    def full_disk(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(_samek, "save_file", full_disk)
+    with pytest.raises(OSError, match="space"):
+        run(tmp_path)
+    assert not contents(tmp_path)
+
+
+def test_the_tables_and_their_record(whole, tmp_path):
+    out = tmp_path / "samek-mnist"
+    merge(whole, out)
+    areas = pd.read_csv(f"{out}-areas.csv").set_index(["fill", "measure", "method"])
+    parts = contents(whole).values()
+    scores = {
+        order: torch.cat([p[f"uniform/{order}/gradient"] for p in parts]).double()
+        for order in ("morf", "lerf")
+    }
+    aopc = {k: (s[..., :1] - s).mean((1, 2)) for k, s in scores.items()}
+    row = areas.loc[("uniform", "abpc", "gradient")]
+    assert row["mean"] == pytest.approx((aopc["morf"] - aopc["lerf"]).mean().item(), rel=1e-4)
+    assert row["low"] < row["mean"] < row["high"]
+    assert row["images"] == 7
+    assert set(areas.index.get_level_values("method")) == {
+        "gradient", "input_x_gradient", "random", "(none)"}  # fmt: skip
+    curves = pd.read_csv(f"{out}-curves.csv")
+    mean = curves.query("order == 'morf' and method == 'gradient' and step == 6")["mean_score"]
+    assert mean.item() == pytest.approx(scores["morf"][..., 6].mean().item(), rel=1e-4)
+    pairs = pd.read_csv(f"{out}-comparisons.csv")
+    assert len(pairs.query("measure == 'abpc'")) == 3
+    assert (pairs["p_holm"] >= pairs["p_value"]).all()
+    record = json.loads((tmp_path / "samek-mnist.json").read_text())
+    assert record["plan"]["seed"] == 0
+    assert record["data"]["images"] == 7
+    assert len(record["data"]["sha256"]) == len(record["weights"]["sha256"]) == 64
+    assert {"torch", "python"} <= set(record["versions"])
+    assert record["date"]
+    assert str(whole) not in json.dumps(record)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_recorded_command_names_no_place_and_no_shard(tmp_path, monkeypatch):
+    typed = ["samek", "run", "--work", str(tmp_path), *SETTINGS, "--images", "0:1", "--shard=1/2"]
+    monkeypatch.setattr(sys, "argv", ["xaiutils.reproduce", *typed])
+    command.main(typed)
+    kept = json.loads((tmp_path / "plan.json").read_text())["command"]
+    expected = f"python -m xaiutils.reproduce samek run {' '.join(SETTINGS)} --images 0:1"
+    assert kept == expected
+
+
+@pytest.mark.parametrize("change", ["--seed=1", "--weights=random", "--steps=5"])
+def test_a_folder_of_another_run_is_refused(whole, change):
+    before = contents(whole)
+    with pytest.raises(SystemExit, match="another run"):
+        run(whole, change)
+    assert_same(contents(whole), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("--methods=gradient,grab_cam", "grab_cam"),
+        ("--orders=", "orders"),
+        ("--fills=black", "uniform"),
+        ("--images=5:5", "5:5"),
+        ("--images=0:2000", "0:1000"),
+        ("--steps=17", "16 regions"),
+        ("--block=0", "block"),
+        ("--region-size=0", "region-size"),
+        ("--repeats=0", "repeats"),
+        ("--data=folder", "belong together"),
+    ],
+)
+def test_bad_options_are_refused_before_the_folder_is_made(tmp_path, change, words):
+    with pytest.raises(SystemExit, match=words):
+        run(tmp_path / "new", change)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("change", ["--shard=3/2", "--shard=0/1", "--images=4", "--shard=one"])
+def test_malformed_options_are_refused(tmp_path, change, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path / "new", change)
+    assert change.split("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_merging_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"plan\.json"):
+        merge(tmp_path, tmp_path / "table")

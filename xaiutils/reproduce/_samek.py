@@ -1,0 +1,337 @@
+"""``samek``: region perturbation of many methods over a data set, resumable and in shards.
+
+The images are cut into blocks. Each block becomes one file with all its scores, which appears in
+the work folder whole or not at all; a run that is started again skips the blocks that are there.
+What is drawn for an image depends on the seed and the image's number, so blocks may be computed by
+any process, in any order, on any machine, and `merge` puts them together.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from xaiutils import attribution, data, evaluation, models
+from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._samek_tables import write_tables
+
+RANDOM_ORDER = "(none)"  # stands where a method would, for the order that is drawn by lot
+_SEEDED = ("random", "smoothgrad")
+_DATA = ("mnist", "imagenet-sample", "photos", "folder")
+_HOW = ("--shard", "--device", "--batch-size")  # options that do not change the result
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the scores. A work folder holds the blocks of one plan."""
+
+    model: str
+    weights: str
+    data: str
+    source: str
+    first: int
+    last: int
+    methods: tuple[str, ...]
+    orders: tuple[str, ...]
+    fills: tuple[str, ...]
+    region_size: int
+    steps: int
+    repeats: int
+    output: str
+    region_score: str
+    edge: str
+    seed: int
+    block: int
+
+    def blocks(self) -> list[range]:
+        """The numbers of the images in each block."""
+        starts = range(self.first, self.last, self.block)
+        return [range(start, min(start + self.block, self.last)) for start in starts]
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``samek`` to the command line."""
+    samek = commands.add_parser("samek", help="region perturbation over a data set")
+    actions = samek.add_subparsers(dest="action", required=True)
+    run = actions.add_parser("run", help="compute blocks of scores; start again to go on")
+    run.add_argument("--work", type=Path, required=True, help="folder of the blocks")
+    run.add_argument("--model", required=True, help="a name of models.available_classifiers()")
+    run.add_argument("--weights", choices=("pretrained", "random"), default="pretrained")
+    run.add_argument("--data", choices=_DATA, required=True)
+    run.add_argument("--source", choices=data.SOURCES, default="auto", help="where data come from")
+    run.add_argument("--folder", type=Path, help="your images, for --data folder")
+    run.add_argument("--images", type=_image_range, help="first:last, the last left out; all")
+    run.add_argument("--methods", type=_names, default=tuple(attribution.METHODS))
+    run.add_argument("--orders", type=_names, default=evaluation.ORDERS)
+    run.add_argument("--fills", type=_names, default=("uniform",))
+    run.add_argument("--region-size", type=int, default=9)
+    run.add_argument("--steps", type=int, default=100)
+    run.add_argument("--repeats", type=int, default=10)
+    run.add_argument("--output", choices=evaluation.OUTPUTS, default="logit")
+    run.add_argument("--region-score", choices=("sum", "mean", "max"), default="sum")
+    run.add_argument("--edge", choices=("keep", "drop"), default="keep")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--block", type=int, default=8, help="images that a kill may cost")
+    run.add_argument("--shard", type=_shard, default=(1, 1), help="i/n: every n-th block")
+    run.add_argument("--device", default="cpu")
+    run.add_argument("--batch-size", type=int)
+    run.set_defaults(run=run_blocks)
+    merge = actions.add_parser("merge", help="put all blocks together and write the tables")
+    merge.add_argument("--work", type=Path, required=True, help="folder of the blocks")
+    merge.add_argument("--out", type=Path, required=True, help="tables begin with this path")
+    merge.add_argument("--resamples", type=int, default=10_000, help="draws of the bootstrap")
+    merge.set_defaults(run=merge_blocks)
+
+
+def run_blocks(options: argparse.Namespace) -> int:
+    """Compute the blocks of this shard that are not there yet."""
+    classifier = models.load_classifier(options.model, weights=options.weights)
+    images = _load(options, classifier)
+    plan = _plan(options, len(images), classifier)
+    _keep_plan(options.work, plan, classifier, images)
+    number, shards = options.shard
+    mine = plan.blocks()[number - 1 :: shards]
+    missing = [block for block in mine if not _path(options.work, block).exists()]
+    if not missing:
+        print("nothing left to do in this shard")
+        return 0
+    classifier.module.to(options.device)
+    fills = _fills(plan, classifier, images)
+    each = len(plan.orders) * len(plan.fills)
+    with tqdm(total=each * sum(map(len, missing)), unit="curves") as bar:
+        for block in missing:
+            found = _block(plan, classifier, images, fills, block, options, bar)
+            _write_block(_path(options.work, block), found, options.device)
+    return 0
+
+
+def merge_blocks(options: argparse.Namespace) -> int:
+    """Read every block once, and write the tables with their record."""
+    plan_file = options.work / "plan.json"
+    if not plan_file.exists():
+        raise SystemExit(f"{options.work} holds no plan.json: give the --work folder of a run.")
+    record = json.loads(plan_file.read_text(encoding="utf-8"))
+    plan = _read_plan(record)
+    missing = [b for b in plan.blocks() if not _path(options.work, b).exists()]
+    if missing:
+        raise SystemExit(
+            f"{len(missing)} of {len(plan.blocks())} blocks are missing, the first with image "
+            f"{missing[0].start}. Start the run again (all shards) and merge after it."
+        )
+    parts, notes = zip(*(_read_block(_path(options.work, b)) for b in plan.blocks()), strict=True)
+    scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    target, label = scores.pop("target"), scores.pop("label")
+    constant = {key[9:]: scores.pop(key) for key in list(scores) if key.startswith("constant/")}
+    content = hashlib.sha256("".join(note["sha256"] for note in notes).encode())
+    facts = {
+        "plan": record["plan"],
+        "weights": record["weights"],
+        "data": record["data"] | {"images": len(target), "sha256": content.hexdigest()},
+        "accuracy": round((target == label).double().mean().item(), 4),
+        "computed_with": sorted({note["computed_with"] for note in notes}),
+        "resamples": options.resamples,
+    }
+    tables = write_tables(options.out, scores, constant, options.resamples)
+    written = provenance(record["command"], **facts, tables=[path.name for path in tables])
+    write_json(options.out.with_name(options.out.name + ".json"), written)
+    print(f"{len(target)} images; wrote {', '.join(path.name for path in tables)}")
+    return 0
+
+
+def _load(options: argparse.Namespace, classifier: models.Classifier) -> data.ImageSet:
+    if (options.data == "folder") != (options.folder is not None):
+        raise SystemExit("--data folder and --folder PATH belong together.")
+    if options.data == "mnist":
+        return data.mnist("test", source=options.source)
+    if options.data == "photos":
+        return data.photos()
+    if options.data == "folder":
+        return data.imagenet_folder(options.folder)
+    return data.imagenet_sample(source=options.source)
+
+
+def _plan(options: argparse.Namespace, images: int, classifier: models.Classifier) -> Plan:
+    """The plan that was asked for, checked before anything is computed."""
+    first, last = options.images or (0, images)
+    if not 0 <= first < last <= images:
+        raise SystemExit(f"--images {first}:{last} does not lie within 0:{images}.")
+    for name in ("region_size", "steps", "repeats", "block"):
+        if getattr(options, name) < 1:
+            option = name.replace("_", "-")
+            raise SystemExit(f"--{option} must be at least 1, not {getattr(options, name)}.")
+    known = {"methods": attribution.METHODS, "orders": evaluation.ORDERS, "fills": evaluation.FILLS}
+    for name, allowed in known.items():
+        wrong = set(getattr(options, name)) - set(allowed)
+        if wrong or not getattr(options, name):
+            choice = ", ".join(allowed)
+            raise SystemExit(f"--{name}: {sorted(wrong)} unknown; choose from {choice}.")
+    side = classifier.preprocess.crop
+    regions = evaluation.Regions(side, side, options.region_size, options.edge)
+    if options.steps > regions.count:
+        raise SystemExit(f"--steps {options.steps}: an image has {regions.count} regions.")
+    given = {name: found for name, found in vars(options).items() if name in Plan.__annotations__}
+    return Plan(**given, first=first, last=last)
+
+
+def _read_plan(record: dict[str, Any]) -> Plan:
+    stored = record["plan"].items()
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored}
+    return Plan(**fields)
+
+
+def _keep_plan(
+    work: Path, plan: Plan, classifier: models.Classifier, images: data.ImageSet
+) -> None:
+    """Write the plan into a new work folder; refuse a folder of another plan."""
+    record = {
+        "plan": asdict(plan),
+        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier)},
+        "data": {"name": images.name, "source": images.source.description, "of": len(images)},
+        "command": command_line(leave_out=_HOW),
+    }
+    record = json.loads(json.dumps(record))
+    path = work / "plan.json"
+    if not path.exists():
+        write_json(path, record)
+        return
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("plan", "weights", "data"):
+        if kept[key] != record[key]:
+            raise SystemExit(
+                f"{work} belongs to another run: its {key} is {kept[key]}, this one's "
+                f"{record[key]}. Give this run a --work folder of its own."
+            )
+
+
+def _fills(
+    plan: Plan, classifier: models.Classifier, images: data.ImageSet
+) -> dict[str, evaluation.Fill]:
+    """Noise between black and white; the mean of the images of the whole plan, not of a block."""
+    made: dict[str, evaluation.Fill] = {}
+    for name in plan.fills:
+        if name == "uniform":
+            low, high = classifier.preprocess.low, classifier.preprocess.high
+            made[name] = evaluation.Uniform(low, high)
+        elif name == "constant":
+            everything = range(plan.first, plan.last)
+            total = sum(_inputs(images, classifier, [i])[0].double() for i in everything)
+            made[name] = evaluation.Constant((torch.as_tensor(total) / len(everything)).float())
+        else:
+            made[name] = evaluation.FILLS[name](torch.empty(0))
+    return made
+
+
+def _inputs(images: data.ImageSet, classifier: models.Classifier, numbers: Any) -> Tensor:
+    """The network's inputs (len(numbers), C, H, W), on the CPU."""
+    if isinstance(images.images, Tensor):
+        return images.images[list(numbers)]
+    return classifier.batch([images.images[i] for i in numbers])
+
+
+def _block(
+    plan: Plan,
+    classifier: models.Classifier,
+    images: data.ImageSet,
+    fills: Mapping[str, evaluation.Fill],
+    block: range,
+    options: argparse.Namespace,
+    bar: "tqdm[Any]",
+) -> dict[str, Tensor]:
+    """All scores of one block, by "fill/order/method", with targets and labels."""
+    x = _inputs(images, classifier, block)
+    found = {"image": x, "label": images.labels[list(block)].clone()}
+    x = x.to(options.device)
+    with torch.no_grad():
+        target = classifier.module(x).argmax(dim=1)
+    found["target"] = target.cpu()
+    heatmaps = {name: _heatmap(name, plan, classifier, x, target, block) for name in plan.methods}
+    for fill, order in ((fill, order) for fill in plan.fills for order in plan.orders):
+        with warnings.catch_warnings():  # constant heatmaps are counted in the table
+            warnings.simplefilter("ignore", evaluation.ConstantHeatmapWarning)
+            curves = evaluation.region_perturbation(
+                classifier.module,
+                x,
+                target,
+                {RANDOM_ORDER: x} if order == "random" else heatmaps,
+                plan.region_size,
+                plan.steps,
+                order,
+                fills[fill],
+                plan.repeats,
+                plan.output,
+                options.batch_size,
+                plan.seed,
+                region_score=plan.region_score,
+                edge=plan.edge,
+                first_image=block.start,
+            )
+        for method, result in curves.items():
+            found[f"{fill}/{order}/{method}"] = result.scores
+            found[f"constant/{fill}/{order}/{method}"] = result.constant
+        bar.update(len(block))
+    return found
+
+
+def _heatmap(
+    name: str, plan: Plan, classifier: models.Classifier, x: Tensor, target: Tensor, block: range
+) -> Tensor:
+    """Heatmaps of one block. Methods that draw at random get a seed of the block's own."""
+    seed = {"seed": plan.seed + block.start} if name in _SEEDED else {}
+    heatmap: Tensor = attribution.METHODS[name](classifier.module, x, target, **seed)
+    return heatmap
+
+
+def _path(work: Path, block: range) -> Path:
+    return work / f"images-{block.start:06}-{block.stop:06}.safetensors"
+
+
+def _write_block(path: Path, found: dict[str, Tensor], device: str) -> None:
+    """Write beside the file and rename, so that a block is whole or not there."""
+    image = found.pop("image")
+    versions = provenance("")["versions"]
+    notes = {
+        "sha256": hashlib.sha256(image.numpy().tobytes()).hexdigest(),
+        "computed_with": ", ".join([*(f"{k} {v}" for k, v in versions.items()), device]),
+    }
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, part, metadata=notes)
+    part.replace(path)
+
+
+def _read_block(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def _weights_hash(classifier: models.Classifier) -> str:
+    content = hashlib.sha256()
+    for name, tensor in classifier.module.state_dict().items():
+        content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in text.split(",") if name))
+
+
+def _image_range(text: str) -> tuple[int, int]:
+    first, last = text.split(":")
+    return int(first), int(last)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, shards = map(int, text.split("/"))
+    if not 1 <= number <= shards:
+        raise argparse.ArgumentTypeError(f"{text} is no i/n with 1 <= i <= n")
+    return number, shards

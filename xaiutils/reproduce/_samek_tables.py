@@ -1,0 +1,126 @@
+"""The tables of ``samek``: areas, curves and comparisons, from the scores of all images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from xaiutils import evaluation
+
+Key = tuple[str, str, str]
+
+
+def write_tables(
+    out: Path, scores: Mapping[str, Tensor], constant: Mapping[str, Tensor], resamples: int
+) -> list[Path]:
+    """Write the tables beside each other, each whole or not at all.
+
+    ``-areas`` has AOPC, its gain over the random order, and ABPC, with their intervals over images;
+    ``-curves`` the mean score at each step; ``-comparisons`` all pairs of methods, Holm's
+    correction being made within each fill and measure.
+
+    Args:
+        out: What the names of the files begin with.
+        scores: By "fill/order/method", of shape (N, repeats, L + 1).
+        constant: By the same names, which heatmaps were constant, (N,) bool.
+        resamples: Draws of the bootstrap and of the signs.
+
+    Returns:
+        The files.
+    """
+    parts: dict[Key, Tensor] = {_key(name): found.double() for name, found in scores.items()}
+    dead = {_key(name): int(found.sum()) for name, found in constant.items()}
+    areas = {key: _aopc(found) for key, found in parts.items()}
+    tables = {
+        "areas": _areas(areas, dead, resamples),
+        "curves": _curves(parts),
+        "comparisons": _comparisons(areas, resamples),
+    }
+    return [_write(out, name, pd.DataFrame(rows)) for name, rows in tables.items() if rows]
+
+
+def _key(name: str) -> Key:
+    fill, order, method = name.split("/")
+    return fill, order, method
+
+
+def _aopc(scores: Tensor) -> Tensor:
+    """Samek et al. 2017, eq. 11, for each image."""
+    return (scores[..., :1] - scores).mean(dim=(1, 2))
+
+
+def _measures(areas: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    """Per image, by (fill, measure, method): what the orders that were run allow to tell."""
+    found: dict[Key, Tensor] = {}
+    for (fill, order, method), area in areas.items():
+        found[fill, f"aopc_{order}", method] = area
+        chance = [a for (f, o, _), a in areas.items() if (f, o) == (fill, "random")]
+        if order != "random" and chance:
+            found[fill, f"aopc_{order}_minus_random", method] = area - chance[0]
+        lerf = areas.get((fill, "lerf", method))
+        if order == "morf" and lerf is not None:
+            found[fill, "abpc", method] = area - lerf
+    return found
+
+
+def _areas(
+    areas: Mapping[Key, Tensor], dead: Mapping[Key, int], resamples: int
+) -> list[dict[str, Any]]:
+    rows = []
+    for (fill, measure, method), values in _measures(areas).items():
+        interval = _interval(values, resamples)
+        order = "lerf" if "lerf" in measure else "random" if measure == "aopc_random" else "morf"
+        constant = dead[fill, order, method]
+        names = {"fill": fill, "measure": measure, "method": method}
+        rows.append(names | interval | {"images": len(values), "constant_maps": constant})
+    return rows
+
+
+def _interval(values: Tensor, resamples: int) -> dict[str, Any]:
+    """One image has a mean, but no interval."""
+    if len(values) < 2:
+        return {"mean": values.mean().item(), "low": None, "high": None}
+    found = evaluation.bootstrap(values, resamples=resamples)
+    return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def _curves(parts: Mapping[Key, Tensor]) -> list[dict[str, Any]]:
+    return [
+        {"fill": fill, "order": order, "method": method, "step": step, "mean_score": mean}
+        for (fill, order, method), scores in parts.items()
+        for step, mean in enumerate(scores.mean(dim=(0, 1)).tolist())
+    ]
+
+
+def _comparisons(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for (fill, measure, method), values in _measures(areas).items():
+        if measure in ("aopc_morf", "aopc_lerf", "abpc") and len(values) > 1:
+            groups.setdefault((fill, measure), {})[method] = values
+    return [
+        {
+            "fill": fill,
+            "measure": measure,
+            "first": pair.first,
+            "second": pair.second,
+            "difference": pair.difference.mean,
+            "low": pair.difference.low,
+            "high": pair.difference.high,
+            "p_value": pair.p_value,
+            "p_holm": pair.p_adjusted,
+        }
+        for (fill, measure), methods in groups.items()
+        if len(methods) > 1
+        for pair in evaluation.compare(methods, resamples=resamples)
+    ]
+
+
+def _write(out: Path, name: str, table: pd.DataFrame) -> Path:
+    path = out.with_name(f"{out.name}-{name}.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    table.to_csv(part, index=False, float_format="%.6g")
+    part.replace(path)
+    return path
