@@ -34,7 +34,7 @@ class Curves:
 
     @property
     def constant(self) -> Tensor:
-        """(N,) bool: heatmaps that are the same everywhere, so that the lot ordered their regions.
+        """Heatmaps that are the same everywhere, so that the lot ordered their regions, (N,) bool.
 
         All False for a random order, which asks no heatmap.
         """
