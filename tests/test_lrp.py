@@ -28,7 +28,7 @@ from xaiutils.attribution import (
 
 MAIN = ("epsilon", "z_plus", "gamma", "alpha2_beta1")
 seeds = st.integers(0, 10_000)
-few = settings(max_examples=5, deadline=None)
+few = settings(max_examples=10, deadline=None)
 
 
 def explain(network, x, target=0, composite="epsilon_plus", **options):

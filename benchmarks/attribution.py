@@ -1,0 +1,222 @@
+"""Time and peak memory of LRP against the plain gradient, Captum and Zennit, side by side.
+
+    python benchmarks/attribution.py [--networks vgg16,resnet50] [--batch 8] [--repeats 5]
+
+Every tool explains the same images by the same rule. In each repeat all of them run one after the
+other, and a time is reported as the median over repeats of its ratio to the autograd gradient of
+the user's unmodified network in that repeat, so that a busy machine disturbs the ratios little.
+Peak memory is what the process grew by at most during one call, again over the gradient's. A dash
+means that the tool cannot run that network; an asterisk that the sum of its heatmap is more than
+ten times the logit, so that it ran but did not work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import captum.attr
+import pandas as pd
+import timm
+import torch
+import torchvision
+import zennit.canonizers
+import zennit.composites
+import zennit.layer
+import zennit.rules
+import zennit.torchvision
+import zennit.types
+from captum.attr._utils import lrp_rules
+from torch import Tensor, nn
+
+from xaiutils import attribution
+from xaiutils.attribution import AlphaBeta, Epsilon, Gamma, Rule, ZPlus
+
+Method = Callable[[], Tensor]
+RULES: dict[str, Rule] = {
+    "epsilon": Epsilon(),
+    "z+": ZPlus(),
+    "gamma": Gamma(0.25),
+    "alpha2-beta1": AlphaBeta(),
+}
+CAPTUM_RULES = {
+    "epsilon": lambda: lrp_rules.EpsilonRule(1e-6),
+    "z+": lrp_rules.Alpha1_Beta0_Rule,
+    "gamma": lambda: lrp_rules.GammaRule(0.25),
+}
+ZENNIT_RULES = {
+    "epsilon": lambda: zennit.rules.Epsilon(1e-6),
+    "z+": zennit.rules.ZPlus,
+    "gamma": lambda: zennit.rules.Gamma(0.25),
+    "alpha2-beta1": lambda: zennit.rules.AlphaBeta(2, 1),
+}
+
+
+def load(name: str) -> nn.Module:
+    """Return a network with random weights; times do not depend on them."""
+    torch.manual_seed(0)
+    if name == "efficientnet_lite0":
+        return timm.create_model("tf_efficientnet_lite0").eval()
+    return torchvision.models.get_model(name, weights=None).eval()
+
+
+def gradient(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
+    """The gradient as a user would write it."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(network(x).gather(1, targets[:, None]).sum(), x)[0]
+
+
+def with_captum(network: nn.Module, x: Tensor, targets: Tensor, rule: str) -> Tensor:
+    """Captum's LRP, as far as it takes the network as it is."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.rule = CAPTUM_RULES[rule]()
+        elif isinstance(module, (nn.BatchNorm2d, nn.ReLU6, nn.Identity)):
+            module.rule = lrp_rules.IdentityRule()
+    try:
+        return captum.attr.LRP(network).attribute(x.clone(), target=targets).detach()
+    finally:
+        for module in network.modules():
+            if hasattr(module, "rule"):
+                del module.rule
+
+
+def with_zennit(network: nn.Module, x: Tensor, targets: Tensor, rule: str) -> Tensor:
+    """Zennit's LRP with the canonizer that the network needs, where Zennit has one."""
+    canonizers = (
+        [zennit.torchvision.ResNetCanonizer()]
+        if isinstance(network, torchvision.models.ResNet)
+        else [zennit.canonizers.SequentialMergeBatchNorm()]
+    )
+    composite = zennit.composites.LayerMapComposite(
+        [
+            (zennit.types.Activation, zennit.rules.Pass()),
+            (zennit.layer.Sum, zennit.rules.Norm()),
+            (zennit.types.AvgPool, zennit.rules.Norm()),
+            (zennit.types.Linear, ZENNIT_RULES[rule]()),
+        ],
+        canonizers=canonizers,
+    )
+    x = x.clone().requires_grad_()
+    with composite.context(network) as modified:
+        output = modified(x)
+        start = torch.zeros_like(output).scatter_(1, targets[:, None], 1.0) * output.detach()
+        return torch.autograd.grad(output, x, start)[0]
+
+
+def candidates(network: nn.Module, x: Tensor, targets: Tensor) -> dict[tuple[str, str], Method]:
+    """Return what is compared, by rule and tool."""
+    methods: dict[tuple[str, str], Method] = {
+        ("gradient", "autograd"): lambda: gradient(network, x, targets),
+        ("gradient", "xaiutils"): lambda: attribution.gradient(network, x, targets),
+    }
+    for name, rule in RULES.items():
+        other = Epsilon() if name == "epsilon" else ZPlus()
+        composite = attribution.Composite(rule, rule, affine=other, other=other)
+        methods[name, "xaiutils"] = lambda c=composite: attribution.lrp(network, x, targets, c)
+        if name in CAPTUM_RULES:
+            methods[name, "captum"] = lambda r=name: with_captum(network, x, targets, r)
+        methods[name, "zennit"] = lambda r=name: with_zennit(network, x, targets, r)
+    return methods
+
+
+def measure(name: str, batch: int, repeats: int) -> pd.DataFrame:
+    """Return time and memory of every tool and rule on one network, relative to the gradient."""
+    network = load(name)
+    x = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, targets = network(x).max(1)
+    methods = candidates(network, x, targets)
+    rows = {}
+    for key, method in list(methods.items()):
+        try:
+            total = method().flatten(1).sum(1)
+        except Exception as error:  # other people's tools fail in many ways: that is a result
+            print(f"  {key[1]} cannot do {key[0]} on {name}: {type(error).__name__}: {error}"[:160])
+            del methods[key]
+            continue
+        wild = key[0] != "gradient" and bool((total.abs() > 10 * logits.abs()).any())
+        rows[key] = {"wild": wild, "memory": peak_memory(method), "times": []}
+    for _ in range(repeats):
+        for key, method in methods.items():
+            begin = time.perf_counter()
+            method()
+            rows[key]["times"].append(time.perf_counter() - begin)
+    return pd.DataFrame(relative(name, rows))
+
+
+def relative(name: str, rows: dict[tuple[str, str], dict]) -> list[dict]:
+    """Return the rows of the table: ratios to the gradient measured in the same repeat."""
+    base = rows["gradient", "autograd"]
+    return [
+        {
+            "network": name,
+            "rule": rule,
+            "tool": tool,
+            "time": statistics.median(
+                own / plain for own, plain in zip(row["times"], base["times"], strict=True)
+            ),
+            "seconds": statistics.median(row["times"]),
+            "memory": row["memory"] / base["memory"] if base["memory"] else float("nan"),
+            "megabytes": row["memory"] / 2**20,
+            "note": "*" if row["wild"] else "",
+        }
+        for (rule, tool), row in rows.items()
+    ]
+
+
+def peak_memory(method: Method) -> float:
+    """Return by how many bytes the process grew at most during a call (Linux only, else 0)."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not status.exists():
+        return 0.0
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # give back what earlier calls have left
+    reset.write_text("5")  # forget the peak so far
+    before = _status(status, "VmRSS")
+    method()
+    return max(_status(status, "VmHWM") - before, 0.0)
+
+
+def _status(path: Path, key: str) -> float:
+    line = next(line for line in path.read_text().splitlines() if line.startswith(key))
+    return float(line.split()[1]) * 1024
+
+
+def main() -> None:
+    """Print one table of ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default="efficientnet_lite0,resnet50,vgg16")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    tables = []
+    for name in options.networks.split(","):
+        tables.append(measure(name, options.batch, options.repeats))
+        print(f"{name}: gradient {tables[-1]['seconds'].iloc[0]:.2f} s", flush=True)
+    print(tabulate(pd.concat(tables)))
+
+
+def tabulate(measured: pd.DataFrame) -> str:
+    """Return the ratios with one row for each network and rule, and a column for each tool."""
+    text = []
+    for column in ("time", "memory"):
+        cells = measured.assign(cell=measured[column].map("{:.2f}".format) + measured["note"])
+        table = cells.pivot_table(
+            index=["network", "rule"], columns="tool", values="cell", aggfunc="first", sort=False
+        ).fillna("-")
+        text += [f"\n{column}, relative to the autograd gradient", table.to_string()]
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    main()
