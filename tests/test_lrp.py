@@ -97,6 +97,19 @@ def test_alpha_beta_without_biases_loses_only_what_is_counted_as_dead(seed):
 
 @given(seed=seeds)
 @few
+def test_ignored_biases_leave_everything_at_the_input(seed):
+    """All but what arrives at outputs that read nothing but zeros."""
+    network, x = random_network(seed, signed=True)
+    logits = network(x)[:, 1].detach()
+    for rule in (ZPlus(), Gamma(0.5)):
+        composite = Composite(rule, rule, affine=rule, other=rule)
+        _, report = explain(network, x, 1, composite, bias="ignore", return_report=True)
+        assert not bool(report.bias.any())
+        torch.testing.assert_close(report.at_input + report.dead, logits, rtol=1e-9, atol=1e-12)
+
+
+@given(seed=seeds)
+@few
 def test_redistributed_biases_leave_everything_at_the_input(seed):
     network, x = random_network(seed)
     for rule in (ZPlus(), Gamma(0.5), Epsilon(0.0)):
@@ -117,11 +130,13 @@ def test_an_output_to_which_nothing_contributes_is_dead():
     x = torch.ones(1, 2)
     _, report = explain(network, x, 0, "z_plus", return_report=True)
     assert (float(report.bias), float(report.dead), float(report.at_input)) == (6.0, 0.0, 0.0)
-    _, report = explain(network, x, 0, "z_plus", bias="ignore", return_report=True)
+    literal = {nn.Linear: ZPlus(follow_sign=False)}
+    _, report = explain(network, x, 0, literal, bias="ignore", return_report=True)
     assert (float(report.bias), float(report.dead), float(report.at_input)) == (0.0, 6.0, 0.0)
-    heatmap, report = explain(network, x, 0, "z_plus", bias="redistribute", return_report=True)
-    assert heatmap.tolist() == [[3.0, 3.0]]
-    assert float(report.absorbed) == 0.0
+    for bias in ("ignore", "redistribute"):
+        heatmap, report = explain(network, x, 0, "z_plus", bias=bias, return_report=True)
+        assert heatmap.tolist() == [[3.0, 3.0]]
+        assert float(report.absorbed) == 0.0
 
 
 # --------------------------------------------------------------------------------- invariants

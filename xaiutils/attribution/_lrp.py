@@ -88,7 +88,15 @@ def lrp(
     The account is exact: the sum of the heatmap, plus what biases, stabilisers and dead outputs
     absorbed, is the target output, whatever the rules (``return_report=True`` shows it). The
     heatmap *alone* sums to the target output if there are no biases (or ``bias`` is
-    ``"redistribute"``), epsilon is 0, and no output is dead.
+    ``"redistribute"``), epsilon is 0, and no output is dead. It cannot where a rule finds no
+    input to give relevance to: under :class:`AlphaBeta` at outputs that nothing opposes, under
+    ``bias="ignore"`` at outputs that are positive by their bias though all their inputs are 0
+    (frequent behind depthwise convolutions), and at the border of a separate padding.
+
+    How little of the logit arrives can surprise. In deep networks with linear bottlenecks and
+    large folded biases nearly all of it stays with the biases under the z+ and gamma rules, and
+    what arrives is a small but selective part. ``"ignore"`` brings far more of it to the input,
+    at a price: relevance that the biases had kept is spread over what happens to be there.
 
     Args:
         model: As in :func:`xaiutils.attribution.gradient`. It is only read.
@@ -98,10 +106,10 @@ def lrp(
             rules, where a layer is a path (``"features.0"``; a container stands for all in it), a
             type (``nn.Conv2d``) or a position (0 is the first convolution or linear layer, -1
             the last); what the mapping does not name follows :class:`Epsilon`.
-        bias: What happens to the share of relevance that belongs to a bias. ``"absorb"``: it stays
-            there (and is reported). ``"ignore"``: biases have no share, the inputs get it all in
-            proportion. ``"redistribute"``: it is spread evenly over the inputs of the output it
-            belongs to.
+        bias: What happens to the share of relevance that belongs to a bias. ``"absorb"``: it
+            stays there (and is reported). ``"ignore"``: the rule sees each layer as if it had no
+            bias, and the inputs get it all. ``"redistribute"``: it is spread evenly over the inputs
+            of the output it belongs to.
         start: The relevance to start with, of the output's shape, in place of the target output.
         return_report: Whether to return the account as well.
         internal_batch_size: How many images at a time; bounds the memory.
@@ -220,9 +228,13 @@ def _explain(
     return relevance, RelevanceReport(total_of(start), total_of(relevance), tuple(layers))
 
 
+def _largest_gain(layer: LayerRelevance) -> float:
+    return float(layer.gain.nan_to_num(torch.inf).max())
+
+
 def _complain(relevance: Tensor, layers: list[LayerRelevance], factor: float) -> None:
-    worst = sorted(layers, key=lambda layer: -float(layer.gain.nan_to_num(torch.inf).max()))[:3]
-    names = ", ".join(f"{w.name!r} ({w.rule}, x {float(w.gain.max()):.3g})" for w in worst)
+    worst = sorted(layers, key=lambda layer: -_largest_gain(layer))[:3]
+    names = ", ".join(f"{w.name!r} ({w.rule}, x {_largest_gain(w):.3g})" for w in worst)
     if not bool(torch.isfinite(relevance).all()):
         raise FloatingPointError(f"relevance overflowed; the layers that grew it most are {names}")
     warnings.warn(

@@ -69,6 +69,11 @@ class Step:
         """Whether anybody asks how large the share of the bias is."""
         return self.bias_counts and (self.count or self.bias == "redistribute")
 
+    @property
+    def total_positive(self) -> bool:
+        """Whether relevance can only arrive where :meth:`total` is positive."""
+        return self.positive and (self.bias_counts or self.operation.shift() is None)
+
     def run(self, operation: LinearOperation, *inputs: Tensor) -> Tensor:
         """Return what an operation like this step's makes of some inputs, with its bias or not."""
         return operation.forward(*inputs) if self.bias_counts else operation.linear(*inputs)
@@ -148,7 +153,9 @@ class Weighted(Rule):
             agree = oppose
         if agree == oppose:
             return self._share(step, step.operation, step.total())
-        if step.positive and step.nonnegative:  # then the sign of the weight is all that matters
+        if (
+            step.total_positive and step.nonnegative
+        ):  # then the sign of the weight is all that matters
             mixed = step.operation.reweighted(
                 lambda w: w.clamp(min=0).mul_(agree).add_(w.clamp(max=0), alpha=oppose)
             )
@@ -169,10 +176,11 @@ class Weighted(Rule):
         follow_sign = self.weights().follow_sign
         absolute = step.operation.reweighted(torch.abs)
         sizes = tuple(a.abs() for a in step.inputs)
-        sign = _sign(step.output) if follow_sign else torch.ones_like(step.output)
+        net = step.total()
+        sign = _sign(net) if follow_sign else torch.ones_like(net)
         size = step.run(absolute, *sizes)
-        total = torch.mul(step.total(), c).addcmul_(sign, size, value=d)
-        if not (follow_sign and step.bias != "ignore"):  # what is left of a sum that cancels
+        total = torch.mul(net, c).addcmul_(sign, size, value=d)
+        if not follow_sign:  # the sum may cancel, and what is left is rounding
             total.masked_fill_(total.abs() <= _ROUNDING * _resolution(size) * size, 0.0)
         signal, stabiliser, dead = _divide(step, total, self.weights().epsilon)
         relevances = step.times_inputs(step.operation.transpose(signal * c, step.shapes))
@@ -251,8 +259,8 @@ class ZPlus(Weighted):
 
     Relevance keeps its sign on the way. It conserves but for what biases absorb: a bias that agrees
     with the output gets its share, and all of it where no input agrees (a depthwise kernel that is
-    negative throughout, whose output is positive by its bias). With ``bias="ignore"`` such an
-    output is dead.
+    negative throughout, whose output is positive by its bias). With ``bias="ignore"`` the output
+    is read without its bias; something then agrees with it unless all its inputs are 0.
 
     Attributes:
         follow_sign: See the head of this module.
@@ -302,15 +310,17 @@ class AlphaBeta(Rule):
 
     def apply(self, step: Step) -> Outcome:
         """Pass the relevance of a step on to its inputs."""
-        positive, negative = self._sums(step)
-        up, down = self._halves(step)
+        total = step.total()
+        positive = self._positive_sum(step, total)
+        negative = total - positive
+        up, down = self._halves(step, total)
         size = (positive - negative).abs()
         dead: Tensor | float = 0.0
-        for half, total in ((up, positive), (down, negative)):
-            empty = total.abs() <= _ROUNDING * _resolution(size) * size
+        for half, part in ((up, positive), (down, negative)):
+            empty = part.abs() <= _ROUNDING * _resolution(size) * size
             if step.count:
                 dead = dead + total_of(half * empty)
-            half.div_(total).masked_fill_(empty, 0.0)
+            half.div_(part).masked_fill_(empty, 0.0)
         relevances = self._share(step, up, down)
         shift = step.operation.shift()
         if not step.bias_matters or shift is None:
@@ -318,22 +328,20 @@ class AlphaBeta(Rule):
         share = up * shift.clamp(min=0) + down * shift.clamp(max=0)
         return _with_bias(step, relevances, share, 0.0, dead)
 
-    def _sums(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the sums of the positive and the negative contributions, the bias's included."""
-        total = step.total()
+    @staticmethod
+    def _positive_sum(step: Step, total: Tensor) -> Tensor:
+        """Return the sum of the positive contributions, the bias's included where it counts."""
         if step.nonnegative:
-            positive = step.run(step.operation.reweighted(_positive_part), *step.inputs)
-        else:
-            absolute = step.operation.reweighted(torch.abs)
-            positive = step.run(absolute, *(a.abs() for a in step.inputs)).add_(total).div_(2)
-        return positive, total - positive
+            return step.run(step.operation.reweighted(_positive_part), *step.inputs)
+        absolute = step.operation.reweighted(torch.abs)
+        return step.run(absolute, *(a.abs() for a in step.inputs)).add_(total).div_(2)
 
-    def _halves(self, step: Step) -> tuple[Tensor, Tensor]:
+    def _halves(self, step: Step, total: Tensor) -> tuple[Tensor, Tensor]:
         """Return the relevance for positive and for negative contributions."""
         up, down = step.relevance * self.alpha, step.relevance.mul_(self.beta)
-        if step.positive or not self.follow_sign:
+        if step.total_positive or not self.follow_sign:
             return up, down
-        agrees = step.output >= 0
+        agrees = total >= 0
         return torch.where(agrees, up, down), torch.where(agrees, down, up)
 
     def _share(self, step: Step, up: Tensor, down: Tensor) -> tuple[Tensor, ...]:
@@ -517,8 +525,7 @@ def _divide(
     Where the total is 0 the output is dead and its signal 0.
     """
     if epsilon:
-        known = step.positive and step.bias != "ignore"  # relevance only where the total is > 0
-        total = total + epsilon if known else total + epsilon * _sign(total)
+        total = total + (epsilon if step.total_positive else epsilon * _sign(total))
     if not step.count:
         return step.relevance.div_(total).nan_to_num_(0.0, 0.0, 0.0), 0.0, 0.0
     signal = (step.relevance / total).nan_to_num_(0.0, 0.0, 0.0)

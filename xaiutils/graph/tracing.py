@@ -709,7 +709,7 @@ def _named(templates: list[Template]) -> Iterator[Template]:
         operation = template.operation
         if isinstance(operation, ops.Input):
             name = "input"
-        elif not name or not _is_leaf(name, paths):
+        elif not name or not _is_leaf(name, paths) or isinstance(operation, ops.Pad):
             name = f"{name}/{operation.kind}" if name else operation.kind
         seen[name] = seen.get(name, 0) + 1
         yield replace(template, name=name if seen[name] == 1 else f"{name}#{seen[name]}")
