@@ -9,7 +9,7 @@ from torch import nn
 
 from xaiutils import attribution, graph
 
-ONE_CHANNEL = {"sensitivity", "grad_cam"}
+ONE_CHANNEL = {"sensitivity", "grad_cam", "deconvnet_l2", "guided_backprop_l2"}
 FAST = {
     "smoothgrad": {"samples": 3},
     "integrated_gradients": {"n_steps": 4},
@@ -159,6 +159,18 @@ def test_deconvolution_and_guided_by_hand():
     assert attribution.gradient(network, x, 0).tolist() == [[2.0, -3.0]]
     assert attribution.deconvnet(network, x, 0).tolist() == [[2.0 - 4.0, -4.0]]
     assert attribution.guided_backprop(network, x, 0).tolist() == [[2.0, 0.0]]
+
+
+def test_a_norm_pools_the_colours_of_a_modified_gradient():
+    network, x = small("residual")
+    for method in (attribution.deconvnet, attribution.guided_backprop):
+        colours = method(network, x, 1)
+        expected = colours.square().sum(1, keepdim=True).sqrt()
+        torch.testing.assert_close(method(network, x, 1, norm="l2"), expected)
+        largest = colours.abs().amax(1, keepdim=True)
+        assert torch.equal(method(network, x, 1, norm="linf"), largest)
+        with pytest.raises(ValueError, match="'l2' or 'linf'"):
+            method(network, x, 1, norm="l1")
 
 
 def test_guided_is_deconvolution_where_every_gate_is_open():

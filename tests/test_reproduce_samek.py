@@ -179,6 +179,13 @@ def test_a_folder_of_another_run_is_refused(whole, change):
     assert_same(contents(whole), before)
 
 
+def test_every_third_image_only(tmp_path):
+    run(tmp_path, images="2:15:3")
+    found = {path.name: load_file(path) for path in tmp_path.glob("*.safetensors")}
+    labels = torch.cat([found[name]["label"] for name in sorted(found)])
+    assert torch.equal(labels, data.mnist("test", source="embedded").labels[2:15:3])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -187,6 +194,7 @@ def test_a_folder_of_another_run_is_refused(whole, change):
         ("--fills=black", "uniform"),
         ("--images=5:5", "5:5"),
         ("--images=0:2000", "0:1000"),
+        ("--images=0:10:0", "0:10:0"),
         ("--steps=17", "16 regions"),
         ("--block=0", "block"),
         ("--region-size=0", "region-size"),

@@ -41,7 +41,9 @@ METHODS: dict[str, Callable[..., Any]] = {
     "smoothgrad": smoothgrad,
     "integrated_gradients": integrated_gradients,
     "deconvnet": deconvnet,
+    "deconvnet_l2": partial(deconvnet, norm="l2"),
     "guided_backprop": guided_backprop,
+    "guided_backprop_l2": partial(guided_backprop, norm="l2"),
     "grad_cam": grad_cam,
     "lrp": lrp,
     **{f"lrp_{name}": partial(lrp, composite=name) for name in COMPOSITES},
@@ -49,7 +51,8 @@ METHODS: dict[str, Callable[..., Any]] = {
 }
 """Each method by its name; ``f(model, x, target, **options)`` gives (N, C, H, W) heatmaps.
 
-Sensitivity and Grad-CAM have one channel. ``"lrp_<name>"`` is LRP with that composite.
+Sensitivity, Grad-CAM and the methods with a norm (``"..._l2"``) have one channel. ``"lrp_<name>"``
+is LRP with that composite.
 """
 
 __all__ = [

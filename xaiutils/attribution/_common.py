@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from xaiutils import graph
 
+Norm = Literal["l2", "linf"]
+_ORDERS = {"l2": 2.0, "linf": float("inf")}
+
 Target = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
+
+
+def check_norm(norm: str | None) -> None:
+    """Raise ValueError unless a norm over the colours is known."""
+    if norm is not None and norm not in _ORDERS:
+        raise ValueError(f"norm must be 'l2' or 'linf', not {norm!r}")
+
+
+def pool_colours(heatmap: Tensor, norm: Norm) -> Tensor:
+    """Return the norm over the colours, (N, 1, ...), as in Samek et al. 2017, eq. 3."""
+    pooled = torch.linalg.vector_norm(heatmap, _ORDERS[norm], dim=1, keepdim=True)
+    return cast(Tensor, pooled)
 
 
 def resolve_target(target: Target, output: Tensor) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from xaiutils import graph
 from xaiutils.attribution._common import (
+    Norm,
     Target,
+    check_norm,
     in_chunks,
     one_hot,
+    pool_colours,
     prepare,
     resolve_target,
     signal_to_input,
@@ -73,7 +76,7 @@ def sensitivity(
     x: Tensor,
     target: Target = None,
     *,
-    norm: Literal["l2", "linf"] = "l2",
+    norm: Norm = "l2",
     internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return how strongly the target output reacts to each pixel (Samek et al. 2017, eq. 3).
@@ -95,11 +98,9 @@ def sensitivity(
         TypeError: As in :func:`gradient`.
         ValueError: As in :func:`gradient`, or if ``norm`` is unknown.
     """
-    orders = {"l2": 2.0, "linf": float("inf")}
-    if norm not in orders:
-        raise ValueError(f"norm must be 'l2' or 'linf', not {norm!r}")
+    check_norm(norm)
     slopes = gradient(model, x, target, internal_batch_size=internal_batch_size)
-    return cast(Tensor, torch.linalg.vector_norm(slopes, orders[norm], dim=1, keepdim=True))
+    return pool_colours(slopes, norm)
 
 
 def smoothgrad(

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from xaiutils import graph
-from xaiutils.attribution._common import Target, in_chunks, prepare, signal_to_input
+from xaiutils.attribution._common import (
+    Norm,
+    Target,
+    check_norm,
+    in_chunks,
+    pool_colours,
+    prepare,
+    signal_to_input,
+)
 
 
 def _rectified(node: graph.Node, signal: Tensor, record: graph.Record) -> Tensor:
@@ -20,7 +28,12 @@ def _rectified_and_gated(node: graph.Node, signal: Tensor, record: graph.Record)
 
 
 def deconvnet(
-    model: nn.Module, x: Tensor, target: Target = None, *, internal_batch_size: int | None = None
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    norm: Norm | None = None,
+    internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the deconvolution heatmap (Zeiler and Fergus 2014, as used in Samek et al. 2017).
 
@@ -32,23 +45,27 @@ def deconvnet(
         model: As in :func:`xaiutils.attribution.gradient`.
         x: Inputs (N, C, H, W).
         target: As in :func:`xaiutils.attribution.gradient`.
+        norm: ``"l2"`` or ``"linf"`` over the colours, which is how Samek et al. make one number
+            of a pixel; None leaves the colours and their signs.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H, W); with a norm (N, 1, H, W), not negative.
 
     Raises:
         TypeError: As in :func:`xaiutils.attribution.gradient`.
-        ValueError: As in :func:`xaiutils.attribution.gradient`.
+        ValueError: As in :func:`xaiutils.attribution.gradient`, or if ``norm`` is unknown.
     """
-    traced = prepare(model, x, target)
-    return in_chunks(
-        lambda x, t: signal_to_input(traced, x, t, _rectified), x, target, internal_batch_size
-    )
+    return _modified(_rectified, model, x, target, norm, internal_batch_size)
 
 
 def guided_backprop(
-    model: nn.Module, x: Tensor, target: Target = None, *, internal_batch_size: int | None = None
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    norm: Norm | None = None,
+    internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the guided-backpropagation heatmap (Springenberg et al. 2015).
 
@@ -59,22 +76,33 @@ def guided_backprop(
         model: As in :func:`xaiutils.attribution.gradient`.
         x: Inputs (N, C, H, W).
         target: As in :func:`xaiutils.attribution.gradient`.
+        norm: As in :func:`deconvnet`.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H, W); with a norm (N, 1, H, W), not negative.
 
     Raises:
         TypeError: As in :func:`xaiutils.attribution.gradient`.
-        ValueError: As in :func:`xaiutils.attribution.gradient`.
+        ValueError: As in :func:`xaiutils.attribution.gradient`, or if ``norm`` is unknown.
     """
+    return _modified(_rectified_and_gated, model, x, target, norm, internal_batch_size)
+
+
+def _modified(
+    gate: graph.GateRule,
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    norm: Norm | None,
+    internal_batch_size: int | None,
+) -> Tensor:
+    check_norm(norm)
     traced = prepare(model, x, target)
-    return in_chunks(
-        lambda x, t: signal_to_input(traced, x, t, _rectified_and_gated),
-        x,
-        target,
-        internal_batch_size,
+    heatmap = in_chunks(
+        lambda x, t: signal_to_input(traced, x, t, gate), x, target, internal_batch_size
     )
+    return heatmap if norm is None else pool_colours(heatmap, norm)
 
 
 def random(

@@ -42,6 +42,7 @@ class Plan:
     source: str
     first: int
     last: int
+    stride: int
     methods: tuple[str, ...]
     orders: tuple[str, ...]
     fills: tuple[str, ...]
@@ -56,8 +57,8 @@ class Plan:
 
     def blocks(self) -> list[range]:
         """The numbers of the images in each block."""
-        starts = range(self.first, self.last, self.block)
-        return [range(start, min(start + self.block, self.last)) for start in starts]
+        images = range(self.first, self.last, self.stride)
+        return [images[i : i + self.block] for i in range(0, len(images), self.block)]
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -71,7 +72,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     run.add_argument("--data", choices=_DATA, required=True)
     run.add_argument("--source", choices=data.SOURCES, default="auto", help="where data come from")
     run.add_argument("--folder", type=Path, help="your images, for --data folder")
-    run.add_argument("--images", type=_image_range, help="first:last, the last left out; all")
+    run.add_argument("--images", type=_image_range, help="first:last[:stride], without the last")
     run.add_argument("--methods", type=_names, default=tuple(attribution.METHODS))
     run.add_argument("--orders", type=_names, default=evaluation.ORDERS)
     run.add_argument("--fills", type=_names, default=("uniform",))
@@ -163,9 +164,9 @@ def _load(options: argparse.Namespace, classifier: models.Classifier) -> data.Im
 
 def _plan(options: argparse.Namespace, images: int, classifier: models.Classifier) -> Plan:
     """The plan that was asked for, checked before anything is computed."""
-    first, last = options.images or (0, images)
-    if not 0 <= first < last <= images:
-        raise SystemExit(f"--images {first}:{last} does not lie within 0:{images}.")
+    first, last, stride = options.images or (0, images, 1)
+    if not (0 <= first < last <= images and stride >= 1):
+        raise SystemExit(f"--images {first}:{last}:{stride} does not lie within 0:{images}:1.")
     for name in ("region_size", "steps", "repeats", "block"):
         if getattr(options, name) < 1:
             option = name.replace("_", "-")
@@ -181,7 +182,7 @@ def _plan(options: argparse.Namespace, images: int, classifier: models.Classifie
     if options.steps > regions.count:
         raise SystemExit(f"--steps {options.steps}: an image has {regions.count} regions.")
     given = {name: found for name, found in vars(options).items() if name in Plan.__annotations__}
-    return Plan(**given, first=first, last=last)
+    return Plan(**given, first=first, last=last, stride=stride)
 
 
 def _read_plan(record: dict[str, Any]) -> Plan:
@@ -224,7 +225,7 @@ def _fills(
             low, high = classifier.preprocess.low, classifier.preprocess.high
             made[name] = evaluation.Uniform(low, high)
         elif name == "constant":
-            everything = range(plan.first, plan.last)
+            everything = range(plan.first, plan.last, plan.stride)
             total = sum(_inputs(images, classifier, [i])[0].double() for i in everything)
             made[name] = evaluation.Constant((torch.as_tensor(total) / len(everything)).float())
         else:
@@ -274,7 +275,7 @@ def _block(
                 plan.seed,
                 region_score=plan.region_score,
                 edge=plan.edge,
-                first_image=block.start,
+                first_image=block.start // block.step,  # the numbers of the draws have no gaps
             )
         for method, result in curves.items():
             found[f"{fill}/{order}/{method}"] = result.scores
@@ -325,9 +326,9 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in text.split(",") if name))
 
 
-def _image_range(text: str) -> tuple[int, int]:
-    first, last = text.split(":")
-    return int(first), int(last)
+def _image_range(text: str) -> tuple[int, int, int]:
+    first, last, stride = map(int, f"{text}:1".split(":")[:3])
+    return first, last, stride
 
 
 def _shard(text: str) -> tuple[int, int]:
