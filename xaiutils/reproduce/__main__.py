@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xaiutils.reproduce import _picture, _samek, _train
+from xaiutils.reproduce import _claims, _picture, _samek, _train
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,6 +14,7 @@ def parser() -> argparse.ArgumentParser:
         description="Make the weights and the tables that the book reads.",
     )
     commands = top.add_subparsers(dest="command", required=True)
+    _claims.add_command(commands)
     _picture.add_command(commands)
     _samek.add_command(commands)
     _train.add_command(commands)

@@ -1,0 +1,68 @@
+"""One claim of a paper, and what became of it here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Verdict = Literal["confirmed", "not confirmed", "not testable"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A measured number with its interval over images.
+
+    Attributes:
+        measure: What it is, with its unit.
+        mean: The number.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        images: How many images it rests on.
+    """
+
+    measure: str
+    mean: float
+    low: float
+    high: float
+    images: int
+
+    def __str__(self) -> str:
+        interval = f"{self.mean:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        return f"{interval}, {self.measure} ({self.images} images)"
+
+    @classmethod
+    def of(
+        cls, measure: str, row: Mapping[str, Any], mean: str = "mean", images: int = 0
+    ) -> "Effect":
+        """Read an effect from a row of a table in results/."""
+        number = int(row["images"]) if "images" in row else images
+        return cls(measure, float(row[mean]), float(row["low"]), float(row["high"]), number)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the ledger.
+
+    Attributes:
+        paper: The key of the paper in the bibliography.
+        statement: What the paper claims, in our words.
+        where: Where it stands there.
+        there: Their set-up.
+        here: Ours.
+        effects: What we measured; empty if nothing could be.
+        verdict: "confirmed", "not confirmed" or "not testable".
+        reason: Why, in a sentence: for "not testable" what is missing.
+    """
+
+    paper: str
+    statement: str
+    where: str
+    there: str
+    here: str
+    effects: tuple[Effect, ...]
+    verdict: Verdict
+    reason: str
+
+
+def judged(*effects: Effect) -> Verdict:
+    """Confirmed if every effect, signed so that the paper expects it positive, excludes zero."""
+    return "confirmed" if all(effect.low > 0 for effect in effects) else "not confirmed"
