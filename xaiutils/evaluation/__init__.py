@@ -6,6 +6,7 @@
 >>> evaluation.bootstrap(evaluation.abpc(morf, lerf))                          # doctest: +SKIP
 """
 
+from xaiutils.evaluation._complexity import as_picture, entropy, jpeg_size, png_size
 from xaiutils.evaluation._curves import Curves, abpc, gain_over_random
 from xaiutils.evaluation._fills import FILLS, Blur, Constant, Dirichlet, Fill, Uniform
 from xaiutils.evaluation._jobs import OUTPUTS, Output
@@ -40,11 +41,15 @@ __all__ = [
     "Regions",
     "Uniform",
     "abpc",
+    "as_picture",
     "bootstrap",
     "compare",
+    "entropy",
     "gain_over_random",
     "holm",
+    "jpeg_size",
     "morf_ranks",
+    "png_size",
     "region_perturbation",
     "sign_flip",
 ]
