@@ -119,7 +119,8 @@ def entropy(heatmaps: Tensor, percentile: float = 100.0) -> Tensor:
     pictures = as_picture(heatmaps, percentile).flatten(1).long()
     counts = torch.stack([one.bincount(minlength=_LEVELS) for one in pictures]).double()
     shares = counts / counts.sum(dim=1, keepdim=True)
-    return torch.special.entr(shares).sum(dim=1) / np.log(2)
+    bits: Tensor = torch.special.entr(shares).sum(dim=1) / np.log(2)
+    return bits
 
 
 def _pixels(heatmaps: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from xaiutils.models._classifiers import (
     load_classifier,
 )
 from xaiutils.models._mnist import MnistCNN
+from xaiutils.models._tiny import TinyCNN
 from xaiutils.models._training import TrainingPlan, fit
 from xaiutils.models._weights import ModelError, load_state_dict
 
@@ -19,6 +20,7 @@ __all__ = [
     "MnistCNN",
     "ModelError",
     "Preprocess",
+    "TinyCNN",
     "TrainingPlan",
     "available_classifiers",
     "fit",

@@ -71,6 +71,7 @@ def fit(
     *,
     augment: Augment | None = None,
     after_epoch: Callable[[int, nn.Module], bool] | None = None,
+    after_step: Callable[[int, nn.Module], None] | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> list[float]:
@@ -85,6 +86,8 @@ def fit(
         augment: ``augment(batch_inputs, generator)`` returns changed inputs of the same shape.
         after_epoch: Called with the number of finished epochs and the network; returning True
             stops the training early.
+        after_step: Called with the number of finished steps and the network, which stays in
+            training mode.
         checkpoint: A file that the state is saved to after each epoch, and resumed from if it
             exists and belongs to the same plan.
         progress: Show a progress bar.
@@ -104,7 +107,7 @@ def fit(
         run.restore(_read_checkpoint(Path(checkpoint), plan))
     bar = trange(len(run.history), plan.epochs, disable=not progress, desc="epochs")
     for epoch in bar:
-        run.history.append(_epoch(run, loss, inputs, targets, plan, epoch, augment))
+        run.history.append(_epoch(run, loss, inputs, targets, plan, epoch, augment, after_step))
         bar.set_postfix(loss=f"{run.history[-1]:.4f}")
         if checkpoint is not None:
             _write_checkpoint(Path(checkpoint), run.state(plan))
@@ -133,19 +136,22 @@ def _epoch(
     plan: TrainingPlan,
     epoch: int,
     augment: Augment | None,
+    after_step: Callable[[int, nn.Module], None] | None,
 ) -> float:
     """One pass over the shuffled data; the mean loss over its examples."""
     run.module.train()
     generator = torch.Generator().manual_seed(plan.seed * 100_003 + epoch)
     order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-    total = 0.0
-    for rows in torch.split(order, plan.batch_size):
+    total, batches = 0.0, torch.split(order, plan.batch_size)
+    for step, rows in enumerate(batches, start=epoch * len(batches) + 1):
         batch = inputs[rows] if augment is None else augment(inputs[rows], generator)
         value = loss(run.module, batch, targets[rows])
         run.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(value)
         run.optimizer.step()
         run.schedule.step()
+        if after_step is not None:
+            after_step(step, run.module)
         total += value.item() * len(rows)
     if not torch.isfinite(torch.tensor(total)):
         raise FloatingPointError(

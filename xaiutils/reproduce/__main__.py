@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xaiutils.reproduce import _claims, _picture, _samek, _train
+from xaiutils.reproduce import _claims, _picture, _samek, _train, _training_curve
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     _picture.add_command(commands)
     _samek.add_command(commands)
     _train.add_command(commands)
+    _training_curve.add_command(commands)
     return top
 
 
