@@ -35,6 +35,7 @@ from xaiutils.graph.operations import (
     Upsample,
 )
 from xaiutils.graph.running import GateRule, Graph, Node, Record, add_signal, gated, trace
+from xaiutils.graph.windows import Incremental, Windows
 
 __all__ = [
     "AdaptiveAveragePool",
@@ -50,6 +51,7 @@ __all__ = [
     "Gate",
     "GateRule",
     "Graph",
+    "Incremental",
     "Input",
     "LeakyReLU",
     "LinearOperation",
@@ -67,6 +69,7 @@ __all__ = [
     "TraceError",
     "UnsupportedOperation",
     "Upsample",
+    "Windows",
     "add_signal",
     "check_input",
     "check_model",

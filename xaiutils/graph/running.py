@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -146,20 +146,40 @@ class Graph:
                 which is what :meth:`backward` and :meth:`tangent` need. What is not kept is
                 freed as soon as it was read, and may be overwritten by an activation in place.
         """
-        kept = self._positions(keep)
-        last_use = [max(readers, default=len(self.nodes)) for readers in self.consumers]
         values: list[Tensor | None] = [None] * len(self.nodes)
         values[0] = _fast_format(x)
         record = Record(x, values, memory_format=_memory_format(x))
-        for node in self.nodes[1:]:
+        self._run(self.nodes[1:], record, self._positions(keep))
+        return record
+
+    @torch.no_grad()
+    def complete(self, known: Mapping[int, Tensor]) -> Tensor:
+        """Return the network's output, given the outputs of some nodes, which are only read.
+
+        Args:
+            known: The outputs by position of the node. What follows from them is computed, so that
+                every way from the input to the output must pass one of them.
+        """
+        needed: set[int] = set()
+        waiting = [len(self.nodes) - 1]
+        while waiting:
+            index = waiting.pop()
+            if index not in known and index not in needed:
+                needed.add(index)
+                waiting.extend(self.nodes[index].inputs)
+        record = Record(next(iter(known.values())), [known.get(i) for i in range(len(self.nodes))])
+        self._run([self.nodes[index] for index in sorted(needed)], record, frozenset(known))
+        return record.output
+
+    def _run(self, nodes: Sequence[Node], record: Record, kept: frozenset[int]) -> None:
+        """Compute some nodes one after another; free what was read for the last time."""
+        last_use = [max(readers, default=len(self.nodes)) for readers in self.consumers]
+        for node in nodes:
             self._step(node, record, kept)
             for source in node.inputs:
                 if last_use[source] == node.index and source not in kept:
-                    values[source] = None
-        output = values[-1]
-        assert output is not None
-        record.output = output
-        return record
+                    record.values[source] = None
+        record.output = record.value(len(self.nodes) - 1)
 
     def _positions(self, keep: frozenset[int] | tuple[int, ...] | str) -> frozenset[int]:
         if isinstance(keep, str):
@@ -223,7 +243,9 @@ class Graph:
         return (gate(node, signal, record),)
 
     @torch.no_grad()
-    def tangent(self, record: Record, direction: Tensor, gate: GateRule = gated) -> Tensor:
+    def tangent(
+        self, record: Record, direction: Tensor, gate: GateRule = gated, biases: bool = False
+    ) -> Tensor:
         """Pass a change of the input forwards through the network linearised at the record.
 
         Biases are left out and gates held as they were, so that with the default gate this is the
@@ -234,6 +256,8 @@ class Graph:
             record: A forward pass that kept the gates.
             direction: What starts at the input, of its shape.
             gate: What an elementwise gate does to a signal.
+            biases: Whether every linear operation adds its bias after all; a direction of zeros
+                then gives what the biases alone contribute to the output.
 
         Returns:
             The change at the output.
@@ -245,7 +269,8 @@ class Graph:
             inputs = [v for source in node.inputs if (v := values[source]) is not None]
             operation = node.operation
             if isinstance(operation, LinearOperation):
-                values[node.index] = operation.linear(*inputs)
+                run = operation.forward if biases else operation.linear
+                values[node.index] = run(*inputs)
             elif isinstance(operation, Switch):
                 values[node.index] = operation.pick(inputs[0], record.indices[node.index])
             else:
