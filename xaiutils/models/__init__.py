@@ -1,9 +1,22 @@
 """Networks to explain: ImageNet classifiers and small networks trained by this project.
 
-``load_classifier`` is the one door. It returns the network together with everything that is needed
-to use it rightly: its preprocessing, its class names, and where its weights came from.
+``load_classifier`` is the door for classifiers. It returns the network together with everything
+that is needed to use it rightly: its preprocessing, its class names, and where its weights came
+from. ``load_autoencoder`` is the door for networks without labels, whose images are their own
+targets.
 """
 
+from xaiutils.models._autoencoders import (
+    Autoencoder,
+    VariationalAutoencoder,
+    autoencoder,
+    available_autoencoders,
+    latent_divergence,
+    load_autoencoder,
+    reconstruction_error,
+    reconstruction_loss,
+    variational_loss,
+)
 from xaiutils.models._classifiers import (
     Classifier,
     Preprocess,
@@ -16,14 +29,23 @@ from xaiutils.models._training import TrainingPlan, fit
 from xaiutils.models._weights import ModelError, load_state_dict
 
 __all__ = [
+    "Autoencoder",
     "Classifier",
     "MnistCNN",
     "ModelError",
     "Preprocess",
     "TinyCNN",
     "TrainingPlan",
+    "VariationalAutoencoder",
+    "autoencoder",
+    "available_autoencoders",
     "available_classifiers",
     "fit",
+    "latent_divergence",
+    "load_autoencoder",
     "load_classifier",
     "load_state_dict",
+    "reconstruction_error",
+    "reconstruction_loss",
+    "variational_loss",
 ]

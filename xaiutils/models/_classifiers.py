@@ -17,11 +17,16 @@ from torchvision.transforms.functional import InterpolationMode
 
 from xaiutils.data import imagenet_categories
 from xaiutils.models._mnist import MnistCNN
-from xaiutils.models._weights import ModelError, fit_state_dict, load_state_dict, shared_weights
+from xaiutils.models._weights import (
+    ModelError,
+    apply_weights,
+    load_state_dict,
+    seeded,
+    shared_weights,
+)
 
 _EMBEDDED = ("efficientnet_lite0", "mnist_cnn")
 _MNIST_WEIGHTS = Path(__file__).parent / "weights" / "mnist_cnn.safetensors"
-_RANDOM_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -161,32 +166,11 @@ def _unknown(name: str) -> str:
     return f"No classifier is named {name!r}. {hint}models.available_classifiers() lists them all."
 
 
-def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network whose random initial weights are the same at every call."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_RANDOM_SEED)
-        return build()
-
-
-def _apply_weights(
-    module: nn.Module, weights: str | Path, pretrained: Callable[[], tuple[dict[str, Tensor], str]]
-) -> str:
-    """Put the weights that were asked for into the module; return where they came from."""
-    if weights == "random":
-        return f"random (seed {_RANDOM_SEED})"
-    if weights == "pretrained":
-        state, origin = pretrained()
-    else:
-        state, origin = load_state_dict(weights), str(weights)
-    fit_state_dict(module, state, origin)
-    return origin
-
-
 def _efficientnet_lite0(name: str, weights: str | Path) -> Classifier:
     import timm  # slow to import and needed by this one network only
 
-    module = _seeded(lambda: timm.create_model("tf_efficientnet_lite0"))
-    origin = _apply_weights(module, weights, lambda: _efficientnet_lite0_state(module))
+    module = seeded(lambda: timm.create_model("tf_efficientnet_lite0"))
+    origin = apply_weights(module, weights, lambda: _efficientnet_lite0_state(module))
     # Depthwise convolutions run about twice as fast on the CPU in this memory format.
     module = module.to(memory_format=torch.channels_last)
     preprocess = Preprocess(256, 224, (0.5,) * 3, (0.5,) * 3, InterpolationMode.BICUBIC)
@@ -210,17 +194,17 @@ def _efficientnet_lite0_state(module: nn.Module) -> tuple[dict[str, Tensor], str
 
 
 def _mnist_cnn(name: str, weights: str | Path) -> Classifier:
-    module = _seeded(MnistCNN)
+    module = seeded(MnistCNN)
     origin = "MNIST, trained by this project, embedded in the package"
-    found = _apply_weights(module, weights, lambda: (load_state_dict(_MNIST_WEIGHTS), origin))
+    found = apply_weights(module, weights, lambda: (load_state_dict(_MNIST_WEIGHTS), origin))
     preprocess = Preprocess(28, 28, (0.0,), (1.0,))
     return Classifier(name, module, preprocess, tuple("0123456789"), found)
 
 
 def _torchvision_classifier(name: str, weights: str | Path) -> Classifier:
     entry = torchvision.models.get_model_weights(name).DEFAULT
-    module = _seeded(lambda: torchvision.models.get_model(name, weights=None, **_extras(name)))
-    origin = _apply_weights(module, weights, lambda: _torchvision_state(name, entry))
+    module = seeded(lambda: torchvision.models.get_model(name, weights=None, **_extras(name)))
+    origin = apply_weights(module, weights, lambda: _torchvision_state(name, entry))
     preset = entry.transforms()
     preprocess = Preprocess(
         preset.resize_size[0],

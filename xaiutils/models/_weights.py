@@ -1,12 +1,17 @@
 """Read weights from a file without executing code, and fit them to a network."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+_RANDOM_SEED = 0
 
 
 class ModelError(RuntimeError):
@@ -74,6 +79,36 @@ def fit_state_dict(module: nn.Module, state: dict[str, Tensor], origin: str) -> 
             f"The weights from {origin} do not fit {type(module).__name__}: {error}. "
             "Name the architecture that they were trained for."
         ) from error
+
+
+def seeded(build: Callable[[], Module]) -> Module:
+    """Build a network whose random initial weights are the same at every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(_RANDOM_SEED)
+        return build()
+
+
+def apply_weights(
+    module: nn.Module, weights: str | Path, pretrained: Callable[[], tuple[dict[str, Tensor], str]]
+) -> str:
+    """Put the weights that were asked for into the module; return where they came from.
+
+    Args:
+        module: The network, with the random weights of `seeded`; changed in place.
+        weights: "pretrained", "random", or the path of a state dict.
+        pretrained: Gives the pretrained state and its origin; called only if it is asked for.
+
+    Raises:
+        ModelError: The weights cannot be had, read or fitted.
+    """
+    if weights == "random":
+        return f"random (seed {_RANDOM_SEED})"
+    if weights == "pretrained":
+        state, origin = pretrained()
+    else:
+        state, origin = load_state_dict(weights), str(weights)
+    fit_state_dict(module, state, origin)
+    return origin
 
 
 def shared_weights(name: str) -> Path | None:
