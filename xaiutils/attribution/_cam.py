@@ -44,7 +44,7 @@ def grad_cam(
             has no feature maps (its output is not (N, K, ...)).
     """
     traced = prepare(model, x, target, fold=False)  # unfolded: every module's output is there
-    node = _layer(traced, layer)
+    node = feature_layer(traced, layer)
 
     def one_chunk(x: Tensor, target: Target) -> Tensor:
         record = traced.record(x, keep=traced.gates | {node.index})
@@ -52,12 +52,17 @@ def grad_cam(
         slopes = traced.backward(record, start, until=node.index)
         weights = slopes.flatten(2).mean(2).reshape(*slopes.shape[:2], *[1] * (slopes.ndim - 2))
         cam = (weights * record.value(node.index)).sum(1, keepdim=True)
-        return _enlarged(cam.relu() if relu else cam, x.shape[2:])
+        return enlarged(cam.relu() if relu else cam, x.shape[2:])
 
     return in_chunks(one_chunk, x, target, internal_batch_size)
 
 
-def _layer(traced: graph.Graph, layer: str | None) -> graph.Node:
+def feature_layer(traced: graph.Graph, layer: str | None) -> graph.Node:
+    """Return the node whose output holds the feature maps: a named layer or the last convolution.
+
+    Raises:
+        ValueError: If there is no such layer or it has no feature maps.
+    """
     if layer is None:
         convolutions = [n for n in traced.nodes if isinstance(n.operation, graph.Convolution)]
         if not convolutions:
@@ -69,6 +74,7 @@ def _layer(traced: graph.Graph, layer: str | None) -> graph.Node:
     return node
 
 
-def _enlarged(cam: Tensor, size: torch.Size) -> Tensor:
+def enlarged(cam: Tensor, size: torch.Size) -> Tensor:
+    """Return a map (N, 1, ...) at another size, by linear interpolation."""
     modes = {1: "linear", 2: "bilinear", 3: "trilinear"}
     return F.interpolate(cam, size=size, mode=modes[len(size)], align_corners=False)
