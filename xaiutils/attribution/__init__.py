@@ -11,6 +11,13 @@ from typing import Any
 from xaiutils.attribution._cam import grad_cam
 from xaiutils.attribution._common import Target
 from xaiutils.attribution._composites import COMPOSITES, Composite
+from xaiutils.attribution._dmbp import Disentangled, dmbp
+from xaiutils.attribution._dmbp_objectives import (
+    Extraction,
+    FilterExtraction,
+    Objective,
+    Purity,
+)
 from xaiutils.attribution._gradients import (
     gradient,
     input_x_gradient,
@@ -61,11 +68,16 @@ __all__ = [
     "METHODS",
     "AlphaBeta",
     "Composite",
+    "Disentangled",
     "Epsilon",
+    "Extraction",
+    "FilterExtraction",
     "Flat",
     "Gamma",
     "LayerRelevance",
+    "Objective",
     "Pass",
+    "Purity",
     "RelevanceExplosionWarning",
     "RelevanceReport",
     "Rule",
@@ -75,6 +87,7 @@ __all__ = [
     "ZPlus",
     "Zero",
     "deconvnet",
+    "dmbp",
     "grad_cam",
     "gradient",
     "guided_backprop",

@@ -1,0 +1,181 @@
+r"""Disentangled masked backpropagation: what speaks for a class, what against it, and the rest.
+
+Ruiz, Agudo and Moreno-Noguer (ICCV 2021) separate positive, negative and nuisance factors of a
+piecewise linear network by several linear mappings, each found by learned variables that mask the
+filters during backpropagation. Only their abstract and the call of their code could be read. The
+objective, the optimiser and the treatment of biases are our own reconstruction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from xaiutils.attribution._common import Target, chunk_target, prepare
+from xaiutils.attribution._dmbp_masked import Masked
+from xaiutils.attribution._dmbp_objectives import Extraction, Objective
+from xaiutils.graph import Graph
+
+Start = Literal["greedy", "ones"]
+STARTS = ("greedy", "ones")
+_DECAY = (0.9, 0.999)  # of Adam's moments
+
+
+@dataclass(frozen=True, eq=False)
+class Disentangled:
+    r"""What DMBP found; the parts add up to the output, whatever the masks are.
+
+    .. math:: f = \sum R^+ + \sum R^- + \sum R^n + \beta
+
+    Attributes:
+        positive: :math:`R^+ = J^+ \odot x`, (N, C, H, W), in units of the output.
+        negative: :math:`R^- = J^- \odot x`, likewise; where the branch is pure it is negative.
+        nuisance: :math:`R^n = (J - J^+ - J^-) \odot x`, likewise: what no branch took.
+        positive_mapping: :math:`J^+`, (N, C, H, W), in units of the output per unit of the input.
+        negative_mapping: :math:`J^-`, likewise.
+        masks: For each activation by its name in the graph, the masks of its filters in [0, 1],
+            (2, N, C): the positive branch's, then the negative's.
+        bias: :math:`\beta`, what the biases (and saturated activations) contribute, (N,) float64.
+        output: The explained output *f*, (N,) float64.
+        history: The objective at each iterate, the start included, (N, iterations + 1).
+    """
+
+    positive: Tensor
+    negative: Tensor
+    nuisance: Tensor
+    positive_mapping: Tensor
+    negative_mapping: Tensor
+    masks: dict[str, Tensor]
+    bias: Tensor
+    output: Tensor
+    history: Tensor
+
+    @property
+    def map(self) -> Tensor:
+        """The positive and the negative attribution in one signed heatmap, (N, C, H, W)."""
+        return self.positive + self.negative
+
+    @property
+    def gap(self) -> Tensor:
+        """The output without the branches, the nuisance and the bias; 0 but for rounding, (N,)."""
+        parts = (self.positive, self.negative, self.nuisance)
+        return self.output - self.bias - sum(part.double().flatten(1).sum(1) for part in parts)
+
+    @staticmethod
+    def joined(parts: list[Disentangled]) -> Disentangled:
+        """Return the results of several chunks of a batch as one."""
+        names = [name for name in Disentangled.__dataclass_fields__ if name != "masks"]
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        layers = parts[0].masks
+        masks = {name: torch.cat([part.masks[name] for part in parts], 1) for name in layers}
+        return Disentangled(**tensors, masks=masks)
+
+
+def dmbp(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    iterations: int = 30,
+    *,
+    objective: Objective | None = None,
+    start: Start = "greedy",
+    learning_rate: float = 0.1,
+    internal_batch_size: int | None = None,
+) -> Disentangled:
+    if objective is not None and not isinstance(objective, Objective):
+        raise TypeError(f"objective must be an Objective, not {type(objective).__name__}")
+    if iterations < 0:
+        raise ValueError(f"iterations must not be negative, but is {iterations}")
+    if start not in STARTS:
+        raise ValueError(f"start must be one of {STARTS}, not {start!r}")
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, not {learning_rate}")
+    if internal_batch_size is not None and internal_batch_size < 1:
+        raise ValueError(f"internal_batch_size must be at least 1, not {internal_batch_size}")
+    traced = prepare(model, x, target)
+    if not traced.gates:
+        raise ValueError("the network has no activation whose filters could be masked")
+    chosen = Extraction() if objective is None else objective
+    chosen.check(traced.input_shape)
+    search = _Search(chosen, iterations, start, learning_rate)
+    size = internal_batch_size or x.shape[0]
+    chunks = [slice(i, i + size) for i in range(0, x.shape[0], size)]
+    targets = (chunk_target(target, chunk, x.shape[0]) for chunk in chunks)
+    return Disentangled.joined(
+        [_explain(traced, search, x[c], t) for c, t in zip(chunks, targets, strict=True)]
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How masks are looked for; see :func:`dmbp`."""
+
+    objective: Objective
+    iterations: int
+    start: Start
+    learning_rate: float
+
+
+@torch.no_grad()
+def _explain(traced: Graph, search: _Search, x: Tensor, target: Target) -> Disentangled:
+    """Explain one chunk."""
+    network = Masked(traced, x, target, search.objective.needs_filters)
+    masks, mappings, history = _optimised(network, search)
+    positive, negative = mappings * x
+    whole = network.whole.pixels[0]
+    layers = zip(network.gates, network.split(masks), strict=True)
+    return Disentangled(
+        positive,
+        negative,
+        whole - positive - negative,
+        mappings[0],
+        mappings[1],
+        {node.name: mask for node, mask in layers},
+        network.bias(),
+        network.output(),
+        history,
+    )
+
+
+def _optimised(network: Masked, search: _Search) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the best masks (2, N, F), their mappings (2, N, ...) and all losses (N, steps + 1).
+
+    Adam (Kingma and Ba 2015) on the masks themselves, which are put back into [0, 1] after each
+    step. Every image has masks, moments and a best iterate of its own.
+    """
+    masks = network.greedy() if search.start == "greedy" else network.ones()
+    moments = _Moments(masks)
+    best, best_mappings = masks, network.x.new_zeros(())
+    losses: list[Tensor] = []
+    for step in range(search.iterations + 1):
+        mappings, evidence = network.backward(masks)
+        loss, slopes = search.objective.evaluate(evidence, network.whole)
+        better = loss < torch.stack(losses).amin(0) if losses else torch.ones_like(loss).bool()
+        losses.append(loss)
+        best = torch.where(better[:, None], masks, best)
+        best_mappings = torch.where(
+            better.reshape(-1, *[1] * (mappings.ndim - 2)), mappings, best_mappings
+        )
+        if step < search.iterations:
+            move = moments.move(network.mask_gradient(masks, slopes))
+            masks = (masks - search.learning_rate * move).clamp_(0, 1)
+    return best, best_mappings, torch.stack(losses, 1)
+
+
+class _Moments:
+    """The running moments of Adam, element by element."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.first, self.second, self.count = torch.zeros_like(like), torch.zeros_like(like), 0
+
+    def move(self, gradient: Tensor) -> Tensor:
+        """Return the step to take for a learning rate of 1, which is about 1 in size."""
+        self.count += 1
+        self.first.lerp_(gradient, 1 - _DECAY[0])
+        self.second.lerp_(gradient.square(), 1 - _DECAY[1])
+        mean = self.first / (1 - _DECAY[0] ** self.count)
+        spread = (self.second / (1 - _DECAY[1] ** self.count)).sqrt()
+        return mean / spread.clamp(min=torch.finfo(mean.dtype).tiny)
