@@ -25,12 +25,13 @@ from xaiutils.models._classifiers import (
 )
 from xaiutils.models._mnist import MnistCNN
 from xaiutils.models._tiny import TinyCNN
-from xaiutils.models._training import TrainingPlan, fit
+from xaiutils.models._training import EarlyStop, TrainingPlan, fit
 from xaiutils.models._weights import ModelError, load_state_dict
 
 __all__ = [
     "Autoencoder",
     "Classifier",
+    "EarlyStop",
     "MnistCNN",
     "ModelError",
     "Preprocess",

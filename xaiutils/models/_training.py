@@ -1,7 +1,7 @@
 """One training loop for every small network of the project: seeded, resumable, with progress.
 
-Each epoch draws its random numbers from a generator seeded with (seed, epoch), so a run that was
-stopped and resumed takes exactly the steps of a run that was not.
+Each epoch seeds its random numbers with (seed, epoch), so a run that was stopped and resumed takes
+exactly the steps of a run that was not.
 """
 
 import os
@@ -37,6 +37,19 @@ class TrainingPlan:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class EarlyStop:
+    """Stop when an error on held-out data has ceased to fall, and keep the best epoch's weights.
+
+    Attributes:
+        error: Measures the network, which is in evaluation mode, on data that it is not trained on.
+        patience: Epochs in a row without a new lowest error after which the training ends.
+    """
+
+    error: Callable[[nn.Module], float]
+    patience: int = 3
+
+
 @dataclass
 class _Run:
     """The parts of a run that change, and how they are stored and found again."""
@@ -45,6 +58,8 @@ class _Run:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     history: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
 
     def state(self, plan: TrainingPlan) -> dict[str, Any]:
         return {
@@ -53,6 +68,8 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": self.history,
+            "errors": self.errors,
+            "best": self.best,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -60,6 +77,19 @@ class _Run:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         self.history = list(saved["history"])
+        self.errors = list(saved.get("errors", []))
+        self.best = dict(saved.get("best", {}))
+
+    def measure(self, stop: EarlyStop) -> None:
+        """Note the held-out error, and the weights if it is the lowest so far."""
+        self.errors.append(stop.error(self.module))
+        if self.errors[-1] == min(self.errors):
+            self.best = {name: t.detach().clone() for name, t in self.module.state_dict().items()}
+
+    def is_over(self, stop: EarlyStop) -> bool:
+        """Whether the error has not fallen for `patience` epochs."""
+        since_best = len(self.errors) - self.errors.index(min(self.errors)) if self.errors else 0
+        return since_best > stop.patience
 
 
 def fit(
@@ -72,6 +102,7 @@ def fit(
     augment: Augment | None = None,
     after_epoch: Callable[[int, nn.Module], bool] | None = None,
     after_step: Callable[[int, nn.Module], None] | None = None,
+    early_stop: EarlyStop | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> list[float]:
@@ -88,6 +119,8 @@ def fit(
             stops the training early.
         after_step: Called with the number of finished steps and the network, which stays in
             training mode.
+        early_stop: An error to be watched on held-out data; the network ends with the weights of
+            the epoch whose error was lowest.
         checkpoint: A file that the state is saved to after each epoch, and resumed from if it
             exists and belongs to the same plan.
         progress: Show a progress bar.
@@ -107,13 +140,21 @@ def fit(
         run.restore(_read_checkpoint(Path(checkpoint), plan))
     bar = trange(len(run.history), plan.epochs, disable=not progress, desc="epochs")
     for epoch in bar:
-        run.history.append(_epoch(run, loss, inputs, targets, plan, epoch, augment, after_step))
+        if early_stop is not None and run.is_over(early_stop):
+            break
+        with torch.random.fork_rng():  # dropout and sampling draw from the global generator
+            torch.manual_seed(_epoch_seed(plan, epoch))
+            run.history.append(_epoch(run, loss, inputs, targets, plan, epoch, augment, after_step))
         bar.set_postfix(loss=f"{run.history[-1]:.4f}")
+        module.eval()
+        if early_stop is not None:
+            run.measure(early_stop)
         if checkpoint is not None:
             _write_checkpoint(Path(checkpoint), run.state(plan))
-        module.eval()
         if after_epoch is not None and after_epoch(epoch + 1, module):
             break
+    if run.best:
+        module.load_state_dict(run.best)
     module.eval()
     return run.history
 
@@ -128,6 +169,10 @@ def _start(module: nn.Module, plan: TrainingPlan, steps: int) -> _Run:
     return _Run(module, optimizer, schedule)
 
 
+def _epoch_seed(plan: TrainingPlan, epoch: int) -> int:
+    return plan.seed * 100_003 + epoch
+
+
 def _epoch(
     run: _Run,
     loss: Loss,
@@ -140,7 +185,7 @@ def _epoch(
 ) -> float:
     """One pass over the shuffled data; the mean loss over its examples."""
     run.module.train()
-    generator = torch.Generator().manual_seed(plan.seed * 100_003 + epoch)
+    generator = torch.Generator().manual_seed(_epoch_seed(plan, epoch))
     order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
     total, batches = 0.0, torch.split(order, plan.batch_size)
     for step, rows in enumerate(batches, start=epoch * len(batches) + 1):
