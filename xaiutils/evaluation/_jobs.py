@@ -1,8 +1,12 @@
 """Run the network on all perturbed pictures: one list of jobs, cut into batches of fixed size.
 
-A curve is one image, one repetition and one order; a job is one step of a curve. The jobs of all
-curves stand in one row. A batch takes the next pictures of the row, whichever curves they belong
-to, and they are written into the same memory again and again.
+A curve is one image, one repetition and one order; a job is one step of a curve. There are two ways
+to cut them. *Whole pictures*: the jobs of all curves stand in one row, a batch takes the next
+pictures of the row, whichever curves they belong to, and they are written into the same memory
+again and again. *Windows*: a batch takes one step of many curves at a time, and since each picture
+differs from the one before in one region, the early layers are recomputed around it only.
+
+Either way the network runs as a traced graph with BatchNorm folded, if it can be traced.
 """
 
 from __future__ import annotations
@@ -10,22 +14,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from xaiutils import graph
 from xaiutils.attribution import Target
 from xaiutils.attribution._common import resolve_target
 from xaiutils.evaluation._pictures import Draws, Perturbation, replaced
 
 Output = Literal["logit", "probability"] | Callable[[Tensor, Tensor], Tensor]
 
+Network = nn.Module | graph.Graph
+
 OUTPUTS = ("logit", "probability")
 # The fastest on a CPU with two cores: there a batch should fit into the cache. A GPU wants work.
 _VALUES_PER_BATCH = {"cpu": 2_500_000, "cuda": 50_000_000}
 _LARGEST_BATCH = {"cpu": 32, "cuda": 512}
+_LARGEST_WINDOWED_BATCH = 512  # a window of a small image is little work: many are needed
+_WORTHWHILE = 1.3  # windows must save so much by estimate, or whole pictures are taken
 
 
 class _Curve(NamedTuple):
@@ -44,6 +53,7 @@ class Runner:
         output: What is read from the network's outputs; likewise.
         batch_size: Pictures per forward pass; None chooses by the size of the images.
         progress: Show a progress bar.
+        windowed: Whether to recompute windows only; None where that is estimated to pay.
     """
 
     model: nn.Module
@@ -51,6 +61,7 @@ class Runner:
     output: Output
     batch_size: int | None = None
     progress: bool = False
+    windowed: bool | None = None
 
     def run(self, draws: Draws, ways: Sequence[Perturbation], steps: int, repeats: int) -> Tensor:
         """Scores of every picture.
@@ -70,7 +81,13 @@ class Runner:
         curves = _curves(ways, len(draws.x), repeats)
         with torch.no_grad(), _full_precision():
             start, targets = self._unperturbed(draws.x)
-            rows = self._rows(draws, ways, curves, steps, targets)
+            network = _folded(self.model, draws.x)
+            plan = self._window_plan(network, draws, len(curves))
+            with tqdm(total=len(curves) * steps, unit="pictures", disable=not self.progress) as bar:
+                if plan is None:
+                    rows = self._rows(network, draws, ways, curves, steps, targets, bar)
+                else:
+                    rows = self._windows(plan, draws, ways, curves, steps, targets, bar)
         scores = torch.empty(len(ways), len(draws.x), repeats, steps + 1)
         scores[..., 0] = start[:, None]
         for curve, row in zip(curves, rows, strict=True):
@@ -101,27 +118,73 @@ class Runner:
         everything = outputs.new_empty(1).expand(images, *outputs.shape[1:])
         return resolve_target(self.target, everything)[numbers]
 
+    def _window_plan(self, network: Network, draws: Draws, curves: int) -> graph.Windows | None:
+        """How to recompute windows only, or None if whole pictures are better."""
+        if self.windowed is False:
+            return None
+        if not isinstance(network, graph.Graph):
+            if self.windowed:
+                raise ValueError(
+                    "windowed=True needs a network that can be traced (graph.trace says why this "
+                    "one cannot); leave windowed=None"
+                )
+            return None
+        plan = graph.Windows(network, draws.regions.row_spans, draws.regions.column_spans)
+        batch = min(curves, self._windowed_size(draws.x))
+        return plan if self.windowed or plan.saving(batch) >= _WORTHWHILE else None
+
     def _rows(
         self,
+        network: Network,
         draws: Draws,
         ways: Sequence[Perturbation],
         curves: Sequence[_Curve],
         steps: int,
         targets: Tensor,
+        bar: tqdm[Any],
     ) -> Tensor:
-        """Scores of the perturbed pictures, (len(curves), steps)."""
+        """Scores of the perturbed pictures, (len(curves), steps), by whole pictures."""
         images = torch.tensor([curve.image for curve in curves], device=draws.x.device)
         numbers = images.repeat_interleave(steps)
         rows = torch.empty(len(numbers), device=draws.x.device)
-        size, memory_format = self._size(draws.x), _memory_format(self.model, draws.x)
+        size, memory_format = self._size(draws.x), _memory_format(network, draws.x)
         done = 0
-        with tqdm(total=len(numbers), unit="pictures", disable=not self.progress) as bar:
-            for pictures in _batches(draws, ways, curves, steps, size, memory_format):
-                part = slice(done, done + len(pictures))
-                rows[part] = self._read(self.model(pictures), numbers[part], targets)
-                done += len(pictures)
-                bar.update(len(pictures))
+        for pictures in _batches(draws, ways, curves, steps, size, memory_format):
+            part = slice(done, done + len(pictures))
+            rows[part] = self._read(network(pictures), numbers[part], targets)
+            done += len(pictures)
+            bar.update(len(pictures))
         return rows.view(len(curves), steps).cpu()
+
+    def _windows(
+        self,
+        plan: graph.Windows,
+        draws: Draws,
+        ways: Sequence[Perturbation],
+        curves: Sequence[_Curve],
+        steps: int,
+        targets: Tensor,
+        bar: tqdm[Any],
+    ) -> Tensor:
+        """Scores of the perturbed pictures, (len(curves), steps), by windows."""
+        size, columns = self._windowed_size(draws.x), draws.regions.columns
+        rows = torch.empty(len(curves), steps, device=draws.x.device)
+        state: graph.Incremental | None = None
+        for first in range(0, len(curves), size):
+            together = _together(draws, ways, curves[first : first + size])
+            if state is None or state.x.shape != together.pictures.shape:
+                state = graph.Incremental(plan, together.pictures)
+            state.x.copy_(together.pictures)
+            state.restart()
+            for step in range(steps):
+                due = (together.ranks == step)[:, None]
+                torch.where(due, together.replacements, state.x, out=state.x)
+                regions = together.order[:, step]
+                outputs = state.update(regions // columns, regions % columns)
+                part = slice(first, first + size)
+                rows[part, step] = self._read(outputs, together.images, targets)
+                bar.update(len(outputs))
+        return rows.cpu()
 
     def _read(self, outputs: Tensor, numbers: Tensor, targets: Tensor) -> Tensor:
         """One score for each picture: (B,) float32."""
@@ -139,6 +202,42 @@ class Runner:
             return self.batch_size
         kind = "cpu" if x.device.type == "cpu" else "cuda"
         return max(1, min(_LARGEST_BATCH[kind], _VALUES_PER_BATCH[kind] // x[0].numel()))
+
+    def _windowed_size(self, x: Tensor) -> int:
+        if self.batch_size is not None:
+            return self.batch_size
+        kind = "cpu" if x.device.type == "cpu" else "cuda"
+        return max(1, min(_LARGEST_WINDOWED_BATCH, _VALUES_PER_BATCH[kind] // x[0].numel()))
+
+
+class _Together(NamedTuple):
+    """Curves that go forward step by step together: what to replace, with what, and when."""
+
+    images: Tensor  # (B,) their numbers
+    pictures: Tensor  # (B, C, H, W)
+    replacements: Tensor  # (B, C, H, W)
+    ranks: Tensor  # (B, H, W) when each pixel is replaced
+    order: Tensor  # (B, count) the regions in their order
+
+
+def _together(draws: Draws, ways: Sequence[Perturbation], curves: Sequence[_Curve]) -> _Together:
+    images = torch.tensor([curve.image for curve in curves])
+    drawn = {(c.image, c.repeat): draws.replacement(c.image, c.repeat) for c in curves}
+    return _Together(
+        images.to(draws.x.device),
+        draws.x[images],
+        torch.stack([drawn[c.image, c.repeat] for c in curves]),
+        torch.stack([ways[c.way].pixel_ranks(c.image, c.repeat) for c in curves]),
+        torch.stack([ways[c.way].region_order(c.image, c.repeat) for c in curves]),
+    )
+
+
+def _folded(model: nn.Module, x: Tensor) -> Network:
+    """The traced network, which is faster where it has BatchNorm; or the model as it is."""
+    try:
+        return graph.trace(model, x[:1])
+    except (graph.UnsupportedOperation, graph.TraceError):
+        return model
 
 
 def _curves(ways: Sequence[Perturbation], images: int, repeats: int) -> list[_Curve]:
@@ -184,7 +283,7 @@ def _batches(
         yield buffer[:filled]
 
 
-def _memory_format(model: nn.Module, x: Tensor) -> torch.memory_format:
+def _memory_format(network: Network, x: Tensor) -> torch.memory_format:
     """The memory format of pictures that suits the network and the device.
 
     CPUs run convolutions and poolings faster in channels_last: by a factor of two on squeezenet1_1
@@ -193,14 +292,21 @@ def _memory_format(model: nn.Module, x: Tensor) -> torch.memory_format:
     they would be converted at every call.
     """
     if x.device.type != "cpu":
-        filters = [p for p in model.parameters() if p.ndim == 4]
-        last = all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
+        filters = _filters(network)
+        last = all(w.is_contiguous(memory_format=torch.channels_last) for w in filters)
         return torch.channels_last if filters and last else torch.contiguous_format
     try:
-        model(torch.empty_like(x[:1], memory_format=torch.channels_last).copy_(x[:1]))
+        network(torch.empty_like(x[:1], memory_format=torch.channels_last).copy_(x[:1]))
     except RuntimeError:
         return torch.contiguous_format
     return torch.channels_last
+
+
+def _filters(network: Network) -> list[Tensor]:
+    if isinstance(network, nn.Module):
+        return [weight for weight in network.parameters() if weight.ndim == 4]
+    operations = [node.operation for node in network.nodes]
+    return [o.weight for o in operations if isinstance(o, graph.Convolution)]
 
 
 def _full_precision() -> AbstractContextManager[None]:

@@ -67,6 +67,7 @@ def region_perturbation(
     edge: Edge = "keep",
     first_image: int = 0,
     progress: bool = False,
+    windowed: bool | None = None,
 ) -> Curves | dict[str, Curves]:
     """Replace regions one after another in the order of a heatmap; record the output at each step.
 
@@ -117,6 +118,9 @@ def region_perturbation(
         first_image: Number of the first image, for a part of a larger set: image i of `x` gets the
             draws of image ``first_image + i``.
         progress: Show a progress bar with the time left.
+        windowed: Whether to recompute the early layers only around the region that was replaced.
+            The scores are the same but for rounding. None does so where an estimate says that it
+            pays; False never; True always, for networks that :func:`xaiutils.graph.trace` reads.
 
     Returns:
         The `Curves`, or a dictionary of them for a mapping.
@@ -149,7 +153,7 @@ def region_perturbation(
     ways = {name: _way(name, maps, order, region_score, draws) for name, maps in named.items()}
     if not ways:
         raise ValueError("heatmaps is an empty mapping; give at least one method")
-    runner = Runner(model, target, output, batch_size, progress)
+    runner = Runner(model, target, output, batch_size, progress, windowed)
     # A random order does not depend on the heatmap: once is enough for all methods.
     different = list(ways.values())[:1] if order == "random" else list(ways.values())
     scores = runner.run(draws, different, steps, repeats).expand(len(ways), -1, -1, -1)

@@ -85,10 +85,16 @@ class Perturbation:
         Pixel p differs from the image from step rank(p) + 1 on; in the rim the rank is `count`.
         """
         regions = self.draws.regions
-        drawn = bool(self.at_random[image])
-        ranks = self.draws.random_ranks(image, repeat) if drawn else self.ranks[image]
-        padded = torch.cat([ranks, torch.tensor([regions.count])])
+        padded = torch.cat([self._region_ranks(image, repeat), torch.tensor([regions.count])])
         return padded[regions.index].to(self.draws.x.device)
+
+    def region_order(self, image: int, repeat: int) -> Tensor:
+        """The numbers of the regions in the order of their replacement, (count,) int64."""
+        return self._region_ranks(image, repeat).argsort()
+
+    def _region_ranks(self, image: int, repeat: int) -> Tensor:
+        drawn = bool(self.at_random[image])
+        return self.draws.random_ranks(image, repeat) if drawn else self.ranks[image]
 
     def pictures(self, image: int, repeat: int, steps: Tensor) -> Tensor:
         """One image after some numbers of replaced regions: steps (K,) give (K, C, H, W)."""

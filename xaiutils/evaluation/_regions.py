@@ -59,6 +59,16 @@ class Regions:
         columns = self._along(self.width)[None, :]
         return torch.where((rows < 0) | (columns < 0), self.count, rows * self.columns + columns)
 
+    @property
+    def row_spans(self) -> list[tuple[int, int]]:
+        """The rows of pixels of each row of regions: the first, and the one after the last."""
+        return self._spans(self.height)
+
+    @property
+    def column_spans(self) -> list[tuple[int, int]]:
+        """The columns of pixels of each column of regions, likewise."""
+        return self._spans(self.width)
+
     def scores(self, maps: Tensor, reduce: Reduce = "sum") -> Tensor:
         """Score the regions of heatmaps.
 
@@ -79,10 +89,17 @@ class Regions:
     def _number(self, side: int) -> int:
         return -(-side // self.size) if self.edge == "keep" else side // self.size
 
+    def _spans(self, side: int) -> list[tuple[int, int]]:
+        start = self._rim(side)
+        firsts = range(start, start + self._number(side) * self.size, self.size)
+        return [(first, min(first + self.size, side)) for first in firsts]
+
+    def _rim(self, side: int) -> int:
+        return (side % self.size) // 2 if self.edge == "drop" else 0
+
     def _along(self, side: int) -> Tensor:
         """Row (or column) of regions of each pixel on one side; -1 in the rim."""
-        rim = (side % self.size) // 2 if self.edge == "drop" else 0
-        number = (torch.arange(side) - rim).div(self.size, rounding_mode="floor")
+        number = (torch.arange(side) - self._rim(side)).div(self.size, rounding_mode="floor")
         return torch.where(number < self._number(side), number, -1)
 
 

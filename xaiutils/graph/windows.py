@@ -21,7 +21,9 @@ from xaiutils.graph.running import Graph, Node
 Span = tuple[int, int]
 
 _LARGEST = 0.6  # of a layer: windows that cover more are not worth their overhead
-_PER_NUMBER = 24  # what it costs to move one number, in multiplications; by rough measurement
+# What moving a number and handling a window cost, in multiplications, by rough measurement.
+_PER_NUMBER = 24
+_PER_WINDOW = 12_000_000
 
 
 @dataclass(frozen=True)
@@ -126,18 +128,22 @@ class Windows:
         """
         self.graph = graph
         self.windows = self._plan(_sides(rows, columns, graph.input_shape))
-        inside = {0, *self.windows}
+        inside, output = {0, *self.windows}, len(graph.nodes) - 1
         self.frontier = frozenset(
-            i for i in inside if not all(reader in inside for reader in graph.consumers[i])
+            i for i in inside if i == output or not inside.issuperset(graph.consumers[i])
         )
-        self.kept = self.frontier | {i for i in inside if not self._passed_on(i)}
+        self.kept = self.frontier | {0} | {i for i in inside if not self._passed_on(i)}
 
-    @property
-    def saving(self) -> float:
-        """How many times less work there is than in a whole forward pass, by a rough count."""
-        costs = [_cost(node, self.graph) for node in self.graph.nodes]
+    def saving(self, batch: int) -> float:
+        """How many times less work an update is than a whole forward pass, by a rough count.
+
+        Args:
+            batch: How many inputs are updated at a time; they share what each window costs.
+        """
+        costs = [_cost(node) for node in self.graph.nodes]
         shares = [w.share if (w := self.windows.get(i)) else 1.0 for i in range(len(costs))]
-        return sum(costs) / sum(c * s for c, s in zip(costs, shares, strict=True))
+        work = sum(cost * share for cost, share in zip(costs, shares, strict=True))
+        return sum(costs) / (work + _PER_WINDOW * len(self.windows) / batch)
 
     def _plan(self, sides: tuple[Side, Side]) -> dict[int, Window]:
         planned: dict[int, Window] = {}
@@ -325,7 +331,7 @@ def _unpadded(operation: Operation) -> Operation | None:
     return operation
 
 
-def _cost(node: Node, graph: Graph) -> float:
+def _cost(node: Node) -> float:
     """Multiplications of a node, and what it costs to move its numbers."""
     operation, numbers = node.operation, torch.Size(node.shape).numel()
     each = _PER_NUMBER

@@ -1,0 +1,118 @@
+"""Windows: what is recomputed after a small change equals the whole forward pass."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import SMALL, random_network, real, small
+from torch import nn
+
+from xaiutils import data, evaluation, graph, models
+
+RUN = evaluation.region_perturbation
+few = settings(max_examples=15, deadline=None)
+
+
+def spans(side, size):
+    return [(first, min(first + size, side)) for first in range(0, side, size)]
+
+
+def assert_updates_equal_whole_passes(network, x, size, steps=4, seed=0):
+    """Change a region of each input again and again, at places drawn by lot."""
+    traced = graph.trace(network, x)
+    rows, columns = spans(x.shape[2], size), spans(x.shape[3], size)
+    plan = graph.Windows(traced, rows, columns)
+    state = graph.Incremental(plan, x)
+    state.x.copy_(x)
+    state.restart()
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        row = torch.randint(len(rows), (len(x),), generator=draw)
+        column = torch.randint(len(columns), (len(x),), generator=draw)
+        for n, (r, c) in enumerate(zip(row, column, strict=True)):
+            part = state.x[n, :, slice(*rows[r]), slice(*columns[c])]
+            part.copy_(torch.randn(part.shape, generator=draw))
+        found = state.update(row, column)
+        whole = network(state.x.contiguous()).detach()
+        torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)
+    return plan
+
+
+@given(seed=st.integers(0, 2**16), size=st.integers(1, 3))
+@few
+def test_updates_equal_whole_passes_of_random_networks(seed, size):
+    network, x = random_network(seed, signed=bool(seed % 2))
+    assert_updates_equal_whole_passes(network, x, size, seed=seed)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, shape) in SMALL.items() if len(shape) == 3])
+def test_updates_equal_whole_passes_of_small_networks(name):
+    assert_updates_equal_whole_passes(*small(name), 1)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "densenet121", "mobilenet_v2", "resnet50"])
+def test_updates_equal_whole_passes_of_real_networks(name):
+    network, x = real(name), torch.randn(2, 3, 96, 96, dtype=torch.float64)
+    plan = assert_updates_equal_whole_passes(network, x, 9, steps=2)
+    assert len(plan.windows) > 10
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.MaxPool2d(3, 2, padding=1),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.MaxPool2d(2, dilation=2),
+        nn.AvgPool2d(3, 1, padding=1),
+        nn.AvgPool2d(3, 2, padding=1, count_include_pad=False),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.ZeroPad2d((1, 2, 0, 3)),
+        nn.ZeroPad2d((-1, -2, -3, 0)),
+        nn.ReflectionPad2d(2),
+        nn.Conv2d(2, 3, 3, stride=3, padding=2, dilation=2),
+        nn.Conv2d(2, 3, (1, 5), stride=(1, 2), padding=(0, 2)),
+        nn.Conv2d(2, 2, 1, stride=2, groups=2),
+        nn.ConvTranspose2d(2, 3, 3, stride=2),
+        nn.Upsample(scale_factor=2),
+        nn.BatchNorm2d(2),
+    ],
+    ids=str,
+)
+def test_every_layer_reads_its_padding_and_its_border(layer):
+    torch.manual_seed(0)
+    network = nn.Sequential(layer, nn.LeakyReLU(0.1)).double().eval()
+    x = torch.randn(3, 2, 17, 19, dtype=torch.float64) - 3  # negative: zeros are not neutral
+    assert_updates_equal_whole_passes(network, x, 2, steps=12)
+
+
+def test_early_layers_are_planned_in_windows_and_late_ones_are_not():
+    network, x = real("vgg16", dtype=torch.float32), torch.zeros(1, 3, 224, 224)
+    plan = graph.Windows(graph.trace(network, x), spans(224, 9), spans(224, 9))
+    first, last = plan.windows[1], plan.windows[max(plan.windows)]
+    assert (first.patch, [side.size for side in first.sides]) == ((13, 13), [11, 11])
+    assert first.share < 0.01 < last.share <= 0.6
+    assert isinstance(plan.graph.nodes[-1].operation, graph.Dense)
+    assert len(plan.graph.nodes) - 1 not in plan.windows
+    assert plan.saving(16) > plan.saving(1) > 1
+
+
+@pytest.mark.parametrize("edge", ["keep", "drop"])
+@pytest.mark.parametrize("order", evaluation.ORDERS)
+def test_region_perturbation_in_windows_gives_the_same_scores(order, edge):
+    classifier = models.load_classifier("mnist_cnn")
+    x = data.mnist("test", source="embedded").images[:5]
+    options = {"repeats": 2, "edge": edge, "steps": 20, "order": order}
+    whole = RUN(classifier.module, x, None, x, 5, windowed=False, **options)
+    for batch_size in (None, 1, 3):
+        found = RUN(
+            classifier.module, x, None, x, 5, windowed=True, batch_size=batch_size, **options
+        )
+        torch.testing.assert_close(found.scores, whole.scores, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_that_cannot_be_traced_is_run_whole_or_refused():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten()).eval()
+    x = torch.rand(2, 1, 12, 12)
+    RUN(network, x, 0, x, 3, 4)
+    with pytest.raises(ValueError, match="can be traced"):
+        RUN(network, x, 0, x, 3, 4, windowed=True)
