@@ -262,8 +262,9 @@ def test_nothing_random_runs_once(x, maps):
 
     class Counting(nn.Module):
         def forward(self, x):
-            seen.append(len(x))
-            return x.flatten(1).sin()  # cannot be traced, so that every call is seen
+            if not torch.compiler.is_compiling():
+                seen.append(len(x))
+            return x.flatten(1).sin()  # cannot be traced, so that this is what runs
 
     RUN(Counting().eval(), x, 1, maps, 4, 9, fill="constant", repeats=10)
     assert sum(seen) == 1 + 3 + 3 * 9  # one to find the memory format
