@@ -3,31 +3,39 @@
 All three run the same network on the same number of pictures. Here and in Quantus the same regions
 are replaced by the same constant in the same order, and the script stops if their scores differ.
 The bare passes only call the network, on batches of the same size: in the memory format of the
-images as loaded, and in channels_last, which is faster on CPUs. Noise, which Quantus does not offer
-per pixel, is timed as well, and so is Quantus in batches of 64, which it takes by default.
+images as loaded, and in channels_last, which is faster on CPUs. "windows" recomputes the early
+layers around the replaced region only, "whole" all of them; the entry without either chooses by
+itself. Noise, which Quantus does not offer per pixel, is timed as well, and so is Quantus in
+batches of 64, which it takes by default.
 
-    python benchmarks/perturbation.py [--model mnist_cnn] [--images 32] [--rounds 3]
+    python benchmarks/perturbation.py [--model mnist_cnn] [--images 32] [--rounds 3] [--save]
 
 Rounds take turns, and each entry is the fastest of its rounds: other programs only ever add time.
+With ``--save`` the table goes to results/benchmark-perturbation-MODEL.csv, its record beside it.
 """
 
 import argparse
+import sys
 import time
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from xaiutils import data, evaluation, models
+from xaiutils.reproduce._provenance import provenance, write_json, write_text
 
-REGION_SIZES = {"mnist_cnn": 4, "efficientnet_lite0": 8}  # whole numbers of regions fit
-BATCH_SIZES = {"mnist_cnn": 32, "efficientnet_lite0": 16}  # the fastest for the bare passes
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+REGION_SIZES = {"mnist_cnn": 4, "efficientnet_lite0": 8, "vgg16": 8}  # whole numbers of them fit
+BATCH_SIZES = {"mnist_cnn": 32, "efficientnet_lite0": 16, "vgg16": 16}  # fastest for bare passes
 
 
 def load(name, images, device):
-    """The network, `images` inputs and the classes that it names."""
-    classifier = models.load_classifier(name)
+    """The network, `images` inputs and the classes that it names; random weights do for speed."""
+    classifier = models.load_classifier(name, "random" if name == "vgg16" else "pretrained")
     if name == "mnist_cnn":
         x = data.mnist("test", source="embedded").images[:images]
     else:
@@ -39,10 +47,10 @@ def load(name, images, device):
     return module, x, targets
 
 
-def ours(model, x, targets, maps, size, steps, fill, batch_size):
+def ours(model, x, targets, maps, size, steps, **options):
     """Falls of the logit, (N, steps)."""
     curves = evaluation.region_perturbation(
-        model, x, targets, maps, size, steps, fill=fill, repeats=1, batch_size=batch_size
+        model, x, targets, maps, size, steps, repeats=1, **options
     )
     return curves.falls()[:, 1:].numpy()
 
@@ -108,6 +116,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
@@ -121,11 +130,14 @@ def main():
     metric = quantus_metric(size, steps)
     batch = torch.empty(batch_size, *x.shape[1:], device=x.device).copy_(x[:1])
     last = torch.empty_like(batch, memory_format=torch.channels_last).copy_(x[:1])
-    here = partial(ours, model, x, targets, maps, size, steps, batch_size=batch_size)
+    here = partial(ours, model, x, targets, maps, size, steps)
+    constant = evaluation.Constant(0.0)
     runs = {
         "bare": partial(bare, model, batch, len(x) * (steps + 1)),
         "bare, ch. last": partial(bare, model, last, len(x) * (steps + 1)),
-        "here, constant": partial(here, fill=evaluation.Constant(0.0)),
+        "here, whole": partial(here, fill=constant, windowed=False, batch_size=batch_size),
+        "here, windows": partial(here, fill=constant, windowed=True),
+        "here": partial(here, fill=constant),
         "here, uniform": partial(here, fill="uniform"),
         "Quantus": partial(theirs, metric, model, x, targets, maps, batch_size),
         "Quantus, 64": partial(theirs, metric, model, x, targets, maps, 64),
@@ -138,17 +150,40 @@ def main():
         for name, run in runs.items():
             found[name], seconds = timed(run, options.device)
             best[name] = min(best[name], seconds)
-    error = np.abs(found["here, constant"] - found["Quantus"]).max()
+    names = ("here, whole", "here, windows", "here")
+    error = max(float(np.abs(found[name] - found["Quantus"]).max()) for name in names)
     if error > 1e-3:
         raise SystemExit(f"not the same work: the scores differ by up to {error:.2g}")
     print(f"{options.model}, {len(x)} images, {steps} steps, batches of {batch_size}")
     print(f"torch {torch.__version__}, {options.device}, {options.threads} threads")
     print(f"largest difference of the scores from those of Quantus: {error:.1g}")
-    print(f"{'':16}{'seconds':>9}{'/ bare':>9}{'Quantus /':>11}")
-    for name, seconds in best.items():
-        print(
-            f"{name:16}{seconds:9.2f}{seconds / best['bare']:9.2f}{best['Quantus'] / seconds:11.2f}"
-        )
+    table = as_table(best)
+    print(table.to_string(index=False, float_format="{:.3g}".format))
+    if options.save:
+        facts = {"images": len(x), "steps": steps, "batch_size": batch_size}
+        save(f"benchmark-perturbation-{options.model}", table, facts | {"largest_error": error})
+
+
+def as_table(best):
+    """Seconds, and the two ratios that matter: to the faster bare passes, and to Quantus."""
+    bare_seconds = min(best["bare"], best["bare, ch. last"])
+    rows = [
+        {
+            "what": name,
+            "seconds": seconds,
+            "of_bare": seconds / bare_seconds,
+            "faster_than_quantus": min(best["Quantus"], best["Quantus, 64"]) / seconds,
+        }
+        for name, seconds in best.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def save(name, table, facts):
+    """Keep a table with its record."""
+    command = " ".join(["python", "benchmarks/perturbation.py", *sys.argv[1:]])
+    write_text(RESULTS / f"{name}.csv", table.to_csv(index=False, float_format="%.4g"))
+    write_json(RESULTS / f"{name}.json", provenance(command, **facts))
 
 
 if __name__ == "__main__":
