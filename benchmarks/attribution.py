@@ -1,13 +1,14 @@
 """Time and peak memory of LRP against the plain gradient, Captum and Zennit, side by side.
 
-    python benchmarks/attribution.py [--networks vgg16,resnet50] [--batch 8] [--repeats 5]
+    python benchmarks/attribution.py [--networks vgg16,resnet50] [--batch 8] [--repeats 5] [--save]
 
 Every tool explains the same images by the same rule. In each repeat all of them run one after the
 other, and a time is reported as the median over repeats of its ratio to the autograd gradient of
 the user's unmodified network in that repeat, so that a busy machine disturbs the ratios little.
 Peak memory is what the process grew by at most during one call, again over the gradient's. A dash
-means that the tool cannot run that network; an asterisk that the sum of its heatmap is more than
-ten times the logit, so that it ran but did not work.
+means that the tool cannot run that network, or has no such rule; an asterisk that the sum of its
+heatmap is more than ten times the logit, so that it ran but did not work. With ``--save`` the table
+goes to results/benchmark-attribution.csv, with its record beside it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import importlib.metadata
+import math
+import operator
+import platform
 import statistics
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import captum.attr
 import pandas as pd
@@ -37,7 +44,9 @@ from torch import Tensor, nn
 
 from xaiutils import attribution
 from xaiutils.attribution import AlphaBeta, Epsilon, Gamma, Rule, ZPlus
+from xaiutils.reproduce._provenance import provenance, write_json, write_text
 
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 Method = Callable[[], Tensor]
 RULES: dict[str, Rule] = {
     "epsilon": Epsilon(),
@@ -133,25 +142,28 @@ def measure(name: str, batch: int, repeats: int) -> pd.DataFrame:
     with torch.no_grad():
         logits, targets = network(x).max(1)
     methods = candidates(network, x, targets)
-    rows = {}
-    for key, method in list(methods.items()):
-        try:
-            total = method().flatten(1).sum(1)
-        except Exception as error:  # other people's tools fail in many ways: that is a result
-            print(f"  {key[1]} cannot do {key[0]} on {name}: {type(error).__name__}: {error}"[:160])
-            del methods[key]
-            continue
-        wild = key[0] != "gradient" and bool((total.abs() > 10 * logits.abs()).any())
-        rows[key] = {"wild": wild, "memory": peak_memory(method), "times": []}
+    rows = {key: first_call(key, method, logits) for key, method in methods.items()}
+    able = [key for key, row in rows.items() if "memory" in row]
     for _ in range(repeats):
-        for key, method in methods.items():
+        for key in able:
             begin = time.perf_counter()
-            method()
+            methods[key]()
             rows[key]["times"].append(time.perf_counter() - begin)
     return pd.DataFrame(relative(name, rows))
 
 
-def relative(name: str, rows: dict[tuple[str, str], dict]) -> list[dict]:
+def first_call(key: tuple[str, str], method: Method, logits: Tensor) -> dict[str, Any]:
+    """Call a method once to see whether it works, and once more for its memory."""
+    try:
+        total = method().flatten(1).sum(1)
+    except Exception as error:  # other people's tools fail in many ways: that is a result
+        return {"times": [], "note": f"cannot run it: {type(error).__name__}: {error}"[:100]}
+    wild = key[0] != "gradient" and bool((total.abs() > 10 * logits.abs()).any())
+    note = "its sum is beyond ten logits" if wild else ""
+    return {"times": [], "note": note, "memory": peak_memory(method)}
+
+
+def relative(name: str, rows: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of the table: ratios to the gradient measured in the same repeat."""
     base = rows["gradient", "autograd"]
     return [
@@ -159,16 +171,19 @@ def relative(name: str, rows: dict[tuple[str, str], dict]) -> list[dict]:
             "network": name,
             "rule": rule,
             "tool": tool,
-            "time": statistics.median(
-                own / plain for own, plain in zip(row["times"], base["times"], strict=True)
-            ),
-            "seconds": statistics.median(row["times"]),
-            "memory": row["memory"] / base["memory"] if base["memory"] else float("nan"),
-            "megabytes": row["memory"] / 2**20,
-            "note": "*" if row["wild"] else "",
+            "time": median(map(operator.truediv, row["times"], base["times"])),
+            "seconds": median(row["times"]),
+            "memory": row.get("memory", math.nan) / (base["memory"] or math.nan),
+            "megabytes": row.get("memory", math.nan) / 2**20,
+            "note": row["note"],
         }
         for (rule, tool), row in rows.items()
     ]
+
+
+def median(values: Iterable[float]) -> float:
+    """Return the median, NaN of nothing."""
+    return statistics.median(list(values) or [math.nan])
 
 
 def peak_memory(method: Method) -> float:
@@ -196,6 +211,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save", action="store_true", help="write the table to results/")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
@@ -203,19 +219,45 @@ def main() -> None:
     for name in options.networks.split(","):
         tables.append(measure(name, options.batch, options.repeats))
         print(f"{name}: gradient {tables[-1]['seconds'].iloc[0]:.2f} s", flush=True)
-    print(tabulate(pd.concat(tables)))
+    measured = pd.concat(tables)
+    print(tabulate(measured))
+    if options.save:
+        save(measured, options)
+
+
+def save(measured: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Write the table with its record."""
+    path = RESULTS / "benchmark-attribution.csv"
+    write_text(path, measured.to_csv(index=False, float_format="%.3g"))
+    tools = {name: importlib.metadata.version(name) for name in ("captum", "timm", "zennit")}
+    record = provenance(
+        " ".join(["python benchmarks/attribution.py", *sys.argv[1:]]),
+        batch=options.batch,
+        pixels=224,
+        repeats=options.repeats,
+        threads=options.threads,
+        processor=platform.machine(),
+        weights="random, seed 0",
+        tools=tools,
+        tables=[path.name],
+    )
+    write_json(path.with_suffix(".json"), record)
 
 
 def tabulate(measured: pd.DataFrame) -> str:
     """Return the ratios with one row for each network and rule, and a column for each tool."""
     text = []
+    star = measured["note"].str.startswith("its sum").map({True: "*", False: ""})
     for column in ("time", "memory"):
-        cells = measured.assign(cell=measured[column].map("{:.2f}".format) + measured["note"])
+        cells = measured.assign(cell=measured[column].map("{:.2f}".format) + star)
+        cells["cell"] = cells["cell"].where(measured[column].notna(), "-")
         table = cells.pivot_table(
             index=["network", "rule"], columns="tool", values="cell", aggfunc="first", sort=False
         ).fillna("-")
         text += [f"\n{column}, relative to the autograd gradient", table.to_string()]
-    return "\n".join(text)
+    failed = measured[measured["note"].str.startswith("cannot")]
+    lines = (f"{row.tool}, {row.rule} on {row.network}: {row.note}" for row in failed.itertuples())
+    return "\n".join([*text, "", *lines])
 
 
 if __name__ == "__main__":

@@ -370,8 +370,11 @@ def test_an_explosion_is_warned_of_and_named():
     )
     network[0].weight.data = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     x = torch.tensor([[1.0, 1.0 - 1e-8]], dtype=torch.float64)
-    with pytest.warns(attribution.RelevanceExplosionWarning, match=r"'0' \(Epsilon.*x 2e\+08"):
-        explain(network, x, 0, {nn.Linear: Epsilon(0.0)})
+    with pytest.warns(
+        attribution.RelevanceExplosionWarning, match=r"'0' \(Epsilon.*x 2e\+08"
+    ) as caught:
+        attribution.lrp(network, x, 0, {nn.Linear: Epsilon(0.0)})
+    assert caught[0].filename == __file__  # it points to the call, not into the package
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         explain(network, x, 0, "z_plus")
@@ -385,16 +388,17 @@ def test_an_overflow_is_an_error():
         explain(network, x, 0, "epsilon")
 
 
+@pytest.mark.parametrize("bias", ["absorb", "ignore"])
 @pytest.mark.parametrize("follow_sign", [True, False])
 @given(seed=seeds)
 @few
-def test_rules_on_signed_values_from_their_definition(seed, follow_sign):
+def test_rules_on_signed_values_from_their_definition(seed, follow_sign, bias):
     """One dense layer: the shares computed contribution by contribution."""
     torch.manual_seed(seed)
     layer = nn.Linear(6, 4).double().eval()
     a, relevance = torch.randn(3, 6).double(), torch.randn(3, 4).double()
     z = layer.weight.detach() * a[:, None]  # (N, j, i)
-    b = layer.bias.detach().expand(3, 4)[..., None]
+    b = layer.bias.detach().expand(3, 4)[..., None] * (bias == "absorb")
     sign = torch.where(z.sum(-1, keepdim=True) + b >= 0, 1.0, -1.0)
     sign = sign if follow_sign else torch.ones_like(sign)
 
@@ -415,5 +419,5 @@ def test_rules_on_signed_values_from_their_definition(seed, follow_sign):
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", attribution.RelevanceExplosionWarning)
-            found = explain(layer, a, 0, {nn.Linear: rule}, start=relevance)
+            found = explain(layer, a, 0, {nn.Linear: rule}, start=relevance, bias=bias)
         torch.testing.assert_close(found, (shares * relevance[..., None]).sum(1))

@@ -95,8 +95,10 @@ def lrp(
 
     How little of the logit arrives can surprise. In deep networks with linear bottlenecks and
     large folded biases nearly all of it stays with the biases under the z+ and gamma rules, and
-    what arrives is a small but selective part. ``"ignore"`` brings far more of it to the input,
-    at a price: relevance that the biases had kept is spread over what happens to be there.
+    what arrives is a small but selective part. ``"ignore"`` brings far more of it to the input, at
+    a price: an output that only its bias makes positive is read as the negative number that it
+    would be without, and hands its relevance to the inputs that oppose it. Under gamma the map of
+    a trained EfficientNet-Lite0 is then mostly noise, as chapter 14 measures.
 
     Args:
         model: As in :func:`xaiutils.attribution.gradient`. It is only read.
@@ -108,8 +110,10 @@ def lrp(
             the last); what the mapping does not name follows :class:`Epsilon`.
         bias: What happens to the share of relevance that belongs to a bias. ``"absorb"``: it
             stays there (and is reported). ``"ignore"``: the rule sees each layer as if it had no
-            bias, and the inputs get it all. ``"redistribute"``: it is spread evenly over the inputs
-            of the output it belongs to.
+            bias, its output and the output's sign included, and the inputs get it all.
+            ``"redistribute"``: it is spread evenly over the inputs of the output it belongs to,
+            whatever their values. Biases have no share under :class:`WSquare`, :class:`Flat`,
+            :class:`ZBox`, :class:`Pass` and :class:`Zero`.
         start: The relevance to start with, of the output's shape, in place of the target output.
         return_report: Whether to return the account as well.
         internal_batch_size: How many images at a time; bounds the memory.
@@ -138,17 +142,12 @@ def lrp(
     plan = _Plan(traced, assign(chosen, traced, model), bias)
 
     size = internal_batch_size or x.shape[0]
-    chunks = [slice(i, i + size) for i in range(0, x.shape[0], size)]
-    results = [
-        _explain(
-            plan,
-            x[chunk],
-            chunk_target(target, chunk, x.shape[0]),
-            None if start is None else start[chunk],
-            return_report,
-        )
-        for chunk in chunks
-    ]
+    results = []
+    for first in range(0, x.shape[0], size):
+        chunk = slice(first, first + size)
+        chunk_start = None if start is None else start[chunk]
+        chunk_targets = chunk_target(target, chunk, x.shape[0])
+        results.append(_explain(plan, x[chunk], chunk_targets, chunk_start, return_report))
     relevance = results[0][0] if len(results) == 1 else torch.cat([r for r, _ in results])
     if not return_report:
         return relevance
@@ -241,7 +240,7 @@ def _complain(relevance: Tensor, layers: list[LayerRelevance], factor: float) ->
         f"the absolute relevance at the input is {factor:.3g} times the start's: shares cancel, "
         f"and the heatmap means little; the layers that grew it most are {names}",
         RelevanceExplosionWarning,
-        stacklevel=5,
+        stacklevel=5,  # the caller of lrp
     )
 
 

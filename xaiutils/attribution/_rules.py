@@ -153,9 +153,7 @@ class Weighted(Rule):
             agree = oppose
         if agree == oppose:
             return self._share(step, step.operation, step.total())
-        if (
-            step.total_positive and step.nonnegative
-        ):  # then the sign of the weight is all that matters
+        if step.total_positive and step.nonnegative:  # only the sign of the weight matters then
             mixed = step.operation.reweighted(
                 lambda w: w.clamp(min=0).mul_(agree).add_(w.clamp(max=0), alpha=oppose)
             )
@@ -477,7 +475,7 @@ class Pass(Rule):
 
 @dataclass(frozen=True)
 class Zero(Rule):
-    """Stops all relevance; it is counted as dead."""
+    """Stops all relevance, and counts it as dead. The rule called LRP-0 is ``Epsilon(0.0)``."""
 
     def apply(self, step: Step) -> Outcome:
         """Give nothing to the inputs."""
