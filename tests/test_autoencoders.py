@@ -298,8 +298,11 @@ def test_there_is_a_command_for_every_autoencoder():
 
 @pytest.fixture(params=NAMES)
 def stored(request):
-    record = json.loads((WEIGHTS / f"{request.param}.json").read_text())
-    return request.param, models.load_autoencoder(request.param), record
+    return (
+        request.param,
+        models.load_autoencoder(request.param),
+        models.training_record(request.param),
+    )
 
 
 def test_stored_weights_are_small_and_say_how_they_came_about(stored):
@@ -330,14 +333,20 @@ def test_stored_weights_reach_their_recorded_error_on_the_whole_test_part(stored
 
 
 def test_sixteen_latents_are_as_good_as_promised():
-    record = json.loads((WEIGHTS / "mnist_ae_16.json").read_text())
-    assert record["error"]["images"] == 10_000
-    assert record["error"]["test"] <= 0.0075
-    errors = [
-        json.loads((WEIGHTS / f"mnist_ae_{latents}.json").read_text())["error"]["test"]
-        for latents in (2, 8, 16)
-    ]
+    error = models.training_record("mnist_ae_16")["error"]
+    assert error["images"] == 10_000
+    assert error["test"] <= 0.0075
+
+
+def test_more_latents_leave_less_error():
+    names = [f"mnist_ae_{latents}" for latents in (2, 8, 16, 32)]
+    errors = [models.training_record(name)["error"]["test"] for name in names]
     assert errors == sorted(errors, reverse=True)
+
+
+def test_the_record_of_an_unknown_name_is_an_error():
+    with pytest.raises(ValueError, match="mnist_ae_2"):
+        models.training_record("mnist_ae2")
 
 
 def test_natural_images_are_reconstructed_better_than_by_their_own_mean_colour():

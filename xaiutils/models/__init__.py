@@ -15,6 +15,7 @@ from xaiutils.models._autoencoders import (
     load_autoencoder,
     reconstruction_error,
     reconstruction_loss,
+    training_record,
     variational_loss,
 )
 from xaiutils.models._classifiers import (
@@ -48,5 +49,6 @@ __all__ = [
     "load_state_dict",
     "reconstruction_error",
     "reconstruction_loss",
+    "training_record",
     "variational_loss",
 ]

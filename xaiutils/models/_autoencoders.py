@@ -6,15 +6,16 @@ decoder in a clamp to [0, 1], so that the whole network is piecewise linear and
 """
 
 import difflib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from xaiutils.models._weights import apply_weights, load_state_dict, seeded
+from xaiutils.models._weights import ModelError, apply_weights, load_state_dict, seeded
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -305,6 +306,31 @@ def load_autoencoder(name: str, weights: str | Path = "pretrained") -> Autoencod
     module = seeded(lambda: autoencoder(name))
     module.source = apply_weights(module, weights, lambda: _stored(name))
     return module.eval()
+
+
+def training_record(name: str) -> dict[str, Any]:
+    """How the stored weights of an autoencoder came about.
+
+    Args:
+        name: One of `available_autoencoders`.
+
+    Returns:
+        The record that `python -m xaiutils.reproduce train` wrote beside them: ``command``,
+        ``error`` (mean squared error on images that the training did not see, and how many),
+        ``loss`` of each epoch, ``data`` with hashes, ``plan`` with the seed, ``versions`` and
+        ``date``.
+
+    Raises:
+        ValueError: The name is unknown; the message lists the nearest names.
+        ModelError: There is no record.
+    """
+    if name not in _DESIGNS:
+        raise ValueError(_unknown(name))
+    path = _WEIGHTS / f"{name}.json"
+    if not path.is_file():
+        raise ModelError(f"{name} has no stored weights, so no record. Train it first.")
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
 
 
 def _stored(name: str) -> tuple[dict[str, Tensor], str]:
