@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from xaiutils.attribution._cam import grad_cam
 from xaiutils.attribution._common import Target
 from xaiutils.attribution._composites import COMPOSITES, Composite
@@ -18,12 +20,27 @@ from xaiutils.attribution._dmbp_objectives import (
     Objective,
     Purity,
 )
+from xaiutils.attribution._grad_lam import (
+    WEIGHTINGS,
+    LatentMaps,
+    LatentMean,
+    decoder_gram,
+    decoder_norms,
+    grad_lam,
+)
 from xaiutils.attribution._gradients import (
     gradient,
     input_x_gradient,
     integrated_gradients,
     sensitivity,
     smoothgrad,
+)
+from xaiutils.attribution._label_free import (
+    exp_vae,
+    label_free_gradient,
+    lafam,
+    random_map,
+    relax,
 )
 from xaiutils.attribution._lrp import GAIN_LIMIT, RelevanceExplosionWarning, lrp
 from xaiutils.attribution._modified import deconvnet, guided_backprop, random
@@ -62,10 +79,21 @@ Sensitivity, Grad-CAM and the methods with a norm (``"..._l2"``) have one channe
 is LRP with that composite.
 """
 
+LABEL_FREE: dict[str, Callable[..., Tensor]] = {
+    "lafam": lafam,
+    "relax": relax,
+    "label_free_gradient": label_free_gradient,
+    "exp_vae": exp_vae,
+    "random": random_map,
+}
+"""Each map of an encoder by its name; ``f(encoder, x, **options)`` gives (N, H, W)."""
+
 __all__ = [
     "COMPOSITES",
     "GAIN_LIMIT",
+    "LABEL_FREE",
     "METHODS",
+    "WEIGHTINGS",
     "AlphaBeta",
     "Composite",
     "Disentangled",
@@ -74,6 +102,8 @@ __all__ = [
     "FilterExtraction",
     "Flat",
     "Gamma",
+    "LatentMaps",
+    "LatentMean",
     "LayerRelevance",
     "Objective",
     "Pass",
@@ -86,15 +116,23 @@ __all__ = [
     "ZBox",
     "ZPlus",
     "Zero",
+    "decoder_gram",
+    "decoder_norms",
     "deconvnet",
     "dmbp",
+    "exp_vae",
     "grad_cam",
+    "grad_lam",
     "gradient",
     "guided_backprop",
     "input_x_gradient",
     "integrated_gradients",
+    "label_free_gradient",
+    "lafam",
     "lrp",
     "random",
+    "random_map",
+    "relax",
     "sensitivity",
     "smoothgrad",
 ]

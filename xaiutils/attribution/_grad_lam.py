@@ -25,7 +25,7 @@ from xaiutils.attribution._cam import enlarged, feature_layer
 Weighting = Literal["jacobian", "gram", "removal", "abs_latent", "uniform"]
 Rectify = Literal["abs", "relu", "square"]
 
-WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 WITHOUT_DECODER = ("abs_latent", "uniform")
 
 

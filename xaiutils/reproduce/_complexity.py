@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         raise SystemExit(f"--images: give at least two within 0:{len(images)}.")
     plan = {
         "model": options.model,
-        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier)},
+        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier.module)},
         "data": f"{images.name}, images {':'.join(map(str, options.images))}",
         "methods": list(options.methods),
         "seed": options.seed,

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
@@ -27,6 +27,7 @@ from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._samek_tables import write_tables
 
 RANDOM_ORDER = "(none)"  # stands where a method would, for the order that is drawn by lot
+_CONSTANT = "constant map/"  # before "fill/order/method": which maps were the same everywhere
 _SEEDED = ("random", "smoothgrad")
 _DATA = ("mnist", "imagenet-sample", "photos", "folder")
 _HOW = ("--shard", "--device", "--batch-size")  # options that do not change the result
@@ -133,7 +134,8 @@ def merge_blocks(options: argparse.Namespace) -> int:
     parts, notes = zip(*(_read_block(_path(options.work, b)) for b in plan.blocks()), strict=True)
     scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     target, label = scores.pop("target"), scores.pop("label")
-    constant = {key[9:]: scores.pop(key) for key in list(scores) if key.startswith("constant/")}
+    flags = [key for key in scores if key.startswith(_CONSTANT)]
+    constant = {key.removeprefix(_CONSTANT): scores.pop(key) for key in flags}
     content = hashlib.sha256("".join(note["sha256"] for note in notes).encode())
     facts = {
         "plan": record["plan"],
@@ -197,7 +199,7 @@ def _keep_plan(
     """Write the plan into a new work folder; refuse a folder of another plan."""
     record = {
         "plan": asdict(plan),
-        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier)},
+        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier.module)},
         "data": {"name": images.name, "source": images.source.description, "of": len(images)},
         "command": command_line(leave_out=_HOW),
     }
@@ -279,7 +281,7 @@ def _block(
             )
         for method, result in curves.items():
             found[f"{fill}/{order}/{method}"] = result.scores
-            found[f"constant/{fill}/{order}/{method}"] = result.constant
+            found[f"{_CONSTANT}{fill}/{order}/{method}"] = result.constant
         bar.update(len(block))
     return found
 
@@ -315,9 +317,9 @@ def _read_block(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def _weights_hash(classifier: models.Classifier) -> str:
+def _weights_hash(module: nn.Module) -> str:
     content = hashlib.sha256()
-    for name, tensor in classifier.module.state_dict().items():
+    for name, tensor in module.state_dict().items():
         content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return content.hexdigest()
 

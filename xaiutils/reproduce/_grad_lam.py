@@ -1,0 +1,399 @@
+r"""``grad-lam``: the maps of an autoencoder, measured without labels.
+
+What is watched while regions are replaced is how far the code moves, in the units of the
+reconstruction, :math:`\lVert J_g(x)\,(e(x') - e(x)) \rVert_2`, and how far the reconstruction
+itself moves, :math:`\lVert g(e(x')) - g(e(x)) \rVert_2`. The images are cut into blocks, each of
+which is computed once; a run that is started again goes on where it was.
+"""
+
+import argparse
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from xaiutils import attribution, data, evaluation, models
+from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._samek import _image_range, _names, _weights_hash
+from xaiutils.reproduce._work import keep_plan, kept, write_table
+
+RANDOM_MAP = "random"
+OCCLUSION = "occlusion"
+OUTPUTS = ("latent", "reconstruction")
+_RECTIFIED: tuple[Literal["abs", "relu", "square"], ...] = ("abs", "relu", "square")
+_POOLINGS = {"pooled": True, "elementwise": False}
+_CONTROLLED = ("jacobian-abs", "gram-abs", "uniform-abs")
+_PEERS = ("lafam", "relax", "label_free_gradient", "exp_vae")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every block of a run shares.
+
+    Attributes:
+        networks: The trained autoencoder, and one with random weights.
+        images: All images of the run, (N, C, H, W) in [0, 1].
+        layer: The layer of the encoder that is read.
+        reference: The mean code of all images, (J,), which a removed latent takes.
+        fills: What replaces a region, by name.
+        options: The command line.
+    """
+
+    networks: Mapping[str, models.Autoencoder]
+    images: Tensor
+    layer: str
+    reference: Tensor
+    fills: Mapping[str, evaluation.Fill]
+    options: argparse.Namespace
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``grad-lam`` to the command line."""
+    lam = commands.add_parser("grad-lam", help="maps of an autoencoder, measured without labels")
+    lam.add_argument("--work", type=Path, required=True, help="folder of the blocks")
+    lam.add_argument("--out", type=Path, required=True, help="tables begin with this path")
+    lam.add_argument("--model", required=True, help="a name of models.available_autoencoders()")
+    lam.add_argument("--data", choices=tuple(_LOADERS), required=True)
+    lam.add_argument("--images", type=_image_range, required=True, help="first:last[:stride]")
+    lam.add_argument("--layer", required=True, help="the layer of the encoder that is read")
+    lam.add_argument("--fills", type=_names, default=("constant",))
+    lam.add_argument("--region-size", type=int, required=True)
+    lam.add_argument("--steps", type=int, required=True)
+    lam.add_argument("--repeats", type=int, default=3)
+    lam.add_argument("--seed", type=int, default=0)
+    lam.add_argument("--block", type=int, default=10, help="images that a kill may cost")
+    lam.add_argument("--resamples", type=int, default=10_000, help="draws of the bootstrap")
+    lam.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the blocks that are not there yet, then write the tables."""
+    name, images = _LOADERS[options.data](options.images)
+    networks = {w: models.load_autoencoder(options.model, w) for w in ("pretrained", "random")}
+    trained, job = networks["pretrained"], _job(networks, images, options)
+    plan = {
+        "model": options.model,
+        "weights": {"source": trained.source, "sha256": _weights_hash(trained)},
+        "data": f"{name}, images {':'.join(map(str, options.images))}",
+        **{k: getattr(options, k) for k in ("layer", "region_size", "steps", "repeats", "seed")},
+        "fills": list(options.fills),
+        "block": options.block,
+    }
+    keep_plan(options.work, plan)
+    parts = []
+    for first in tqdm(range(0, len(images), options.block), unit="blocks"):
+        block = range(first, min(first + options.block, len(images)))
+        path = options.work / f"images-{first:06}.safetensors"
+        parts.append(kept(path, partial(measure, job, block)))
+    found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    tables = write_tables(options.out, found, options.resamples)
+    record = provenance(command_line(), **plan, tables=[path.name for path in tables])
+    write_json(options.out.with_name(f"{options.out.name}.json"), record)
+    return 0
+
+
+@torch.no_grad()
+def _job(
+    networks: Mapping[str, models.Autoencoder], images: Tensor, options: argparse.Namespace
+) -> Job:
+    codes = torch.cat([networks["pretrained"].encoder(part) for part in torch.split(images, 100)])
+    made: dict[str, evaluation.Fill] = {
+        "constant": evaluation.Constant(images.double().mean(dim=0).float()),
+        "uniform": evaluation.Uniform(0.0, 1.0),
+        "blur": evaluation.Blur(),
+    }
+    wrong = set(options.fills) - set(made)
+    if wrong or not options.fills:
+        raise SystemExit(f"--fills: {sorted(wrong)} unknown; choose from {', '.join(made)}.")
+    fills = {name: made[name] for name in options.fills}
+    return Job(networks, images, options.layer, codes.mean(dim=0), fills, options)
+
+
+def _mnist(chosen: tuple[int, int, int]) -> tuple[str, Tensor]:
+    digits = data.mnist("test")
+    return digits.name, torch.as_tensor(digits.images)[slice(*chosen)]
+
+
+def _tiny_imagenet(chosen: tuple[int, int, int]) -> tuple[str, Tensor]:
+    photographs = data.tiny_imagenet("val")
+    numbers = range(len(photographs))[slice(*chosen)]
+    pixels = np.stack([np.asarray(photographs.images[i]) for i in numbers])
+    return photographs.name, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+_LOADERS: dict[str, Callable[[tuple[int, int, int]], tuple[str, Tensor]]] = {
+    "mnist": _mnist,
+    "tiny-imagenet": _tiny_imagenet,
+}
+
+
+# ----------------------------------------------------------------------------------- one block
+
+
+def measure(job: Job, block: range) -> dict[str, Tensor]:
+    """All numbers of a block, (len(block),) each: areas, and likeness to random networks."""
+    x = job.images[block.start : block.stop]
+    maps = _maps(job, x, block.start)
+    found = _likeness(job, x, maps)
+    trained = job.networks["pretrained"]
+    watched: dict[str, tuple[nn.Module, evaluation.Output]] = {
+        "latent": (trained.encoder, latent_shift(trained, x)),
+        "reconstruction": (trained, reconstruction_change(trained, x)),
+    }
+    for name, (network, output) in watched.items():
+        for fill in job.fills:
+            maps[OCCLUSION] = occlusion(job, x, network, output, fill, block.start)
+            for order in evaluation.ORDERS:
+                curves = _perturbed(job, x, maps, network, output, fill, order, block.start)
+                for method, curve in curves.items():
+                    found[f"area/{name}/{fill}/{order}/{method}"] = curve.aopc()
+    return found
+
+
+def latent_shift(autoencoder: models.Autoencoder, x: Tensor) -> evaluation.Output:
+    """Minus the shift of the code, weighted by the decoder's Jacobian at ``x``; 0 unperturbed."""
+    with torch.no_grad():
+        codes = autoencoder.encoder(x)
+    gram = attribution.decoder_gram(autoencoder.decoder, codes)
+
+    def score(outputs: Tensor, numbers: Tensor) -> Tensor:
+        shift = outputs - codes[numbers]
+        squares = torch.einsum("nj,njk,nk->n", shift, gram[numbers], shift)
+        return -squares.clamp(min=0).sqrt()
+
+    return score
+
+
+def reconstruction_change(autoencoder: models.Autoencoder, x: Tensor) -> evaluation.Output:
+    """Minus the Euclidean distance to the reconstruction of ``x``; 0 unperturbed."""
+    with torch.no_grad():
+        whole = autoencoder(x)
+
+    def score(outputs: Tensor, numbers: Tensor) -> Tensor:
+        length: Tensor = (outputs - whole[numbers]).flatten(1).norm(dim=1)
+        return -length
+
+    return score
+
+
+def _perturbed(
+    job: Job,
+    x: Tensor,
+    maps: Mapping[str, Tensor],
+    network: nn.Module,
+    output: evaluation.Output,
+    fill: str,
+    order: Any,
+    first: int,
+) -> dict[str, evaluation.Curves]:
+    given = {"(none)": x} if order == "random" else maps
+    with warnings.catch_warnings():  # a ReLU may leave nothing of a map
+        warnings.simplefilter("ignore", evaluation.ConstantHeatmapWarning)
+        return evaluation.region_perturbation(
+            network,
+            x,
+            None,
+            given,
+            job.options.region_size,
+            job.options.steps,
+            order,
+            job.fills[fill],
+            job.options.repeats,
+            output,
+            seed=job.options.seed,
+            first_image=first,
+        )
+
+
+@torch.no_grad()
+def occlusion(
+    job: Job, x: Tensor, network: nn.Module, output: evaluation.Output, fill: str, first: int
+) -> Tensor:
+    """The positive control: how far the output falls when one region alone is replaced."""
+    assert callable(output)
+    regions = evaluation.Regions(x.shape[2], x.shape[3], job.options.region_size)
+    generator = torch.Generator().manual_seed(job.options.seed + first)
+    replacement = torch.cat([job.fills[fill](image[None], generator) for image in x])
+    numbers, falls = torch.arange(len(x)), torch.zeros_like(x[:, 0])
+    for region in range(regions.count):
+        inside = regions.index == region
+        fall = -output(network(torch.where(inside, replacement, x)), numbers)
+        falls += fall[:, None, None] * inside
+    return falls
+
+
+def _maps(job: Job, x: Tensor, first: int) -> dict[str, Tensor]:
+    """Every way of Grad-LAM, the other maps, noise, and Grad-LAM of randomised networks."""
+    trained, untrained = job.networks["pretrained"], job.networks["random"]
+    maps = _ways(job, x, trained.encoder, trained.decoder)
+    encoder = trained.encoder
+    for name in _PEERS:
+        layer = {"layer": job.layer} if name in ("lafam", "exp_vae") else {}
+        maps[name] = attribution.LABEL_FREE[name](encoder, x, **layer)
+    maps[RANDOM_MAP] = attribution.random_map(encoder, x, seed=job.options.seed + first)
+    for what, pair in {
+        "random decoder": (trained.encoder, untrained.decoder),
+        "random encoder": (untrained.encoder, trained.decoder),
+    }.items():
+        changed = _ways(job, x, *pair)
+        maps |= {f"{name}, {what}": m for name, m in changed.items() if _controlled(name)}
+    return maps
+
+
+def _controlled(name: str) -> bool:
+    return name.rpartition("-")[0] in _CONTROLLED
+
+
+def _ways(job: Job, x: Tensor, encoder: nn.Module, decoder: nn.Module) -> dict[str, Tensor]:
+    """Grad-LAM's aggregates by "weighting-rectify-pooling"."""
+    return {
+        f"{weighting}-{rectify}-{pooling}": attribution.grad_lam(
+            encoder,
+            decoder,
+            x,
+            job.layer,
+            weighting,
+            rectify=rectify,
+            pooled=pooled,
+            reference=job.reference,
+        ).aggregate
+        for weighting in attribution.WEIGHTINGS
+        for rectify in _RECTIFIED
+        for pooling, pooled in _POOLINGS.items()
+    }
+
+
+def _likeness(job: Job, x: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rank correlation of maps with those of a randomised decoder or encoder, by image."""
+    found = {
+        f"likeness/{name}": _rank_correlation(maps[name.partition(",")[0]], changed)
+        for name, changed in maps.items()
+        if ", random" in name
+    }
+    trained, untrained = job.networks["pretrained"], job.networks["random"]
+    before = attribution.grad_lam(trained.encoder, trained.decoder, x, job.layer).maps
+    after = attribution.grad_lam(trained.encoder, untrained.decoder, x, job.layer).maps
+    change = (after - before).abs().flatten(1).amax(dim=1).double()
+    return found | {"change/maps of the latents, random decoder": change}
+
+
+def _rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's coefficient of two maps (N, H, W) over the pixels, (N,) float64."""
+    ranks = [torch.from_numpy(rankdata(m.flatten(1).numpy(), axis=1)) for m in (first, second)]
+    one, other = (r - r.mean(dim=1, keepdim=True) for r in ranks)
+    return torch.nn.functional.cosine_similarity(one, other)
+
+
+# --------------------------------------------------------------------------------- the tables
+
+
+def write_tables(out: Path, found: Mapping[str, Tensor], resamples: int) -> list[Path]:
+    """Write areas, likeness to random networks, and planned and all comparisons."""
+    areas = {
+        tuple(key.split("/")[1:]): values
+        for key, values in found.items()
+        if key.startswith("area/")
+    }
+    measures = _measures(areas)
+    tables = {
+        "areas": [_row(key, values, resamples) for key, values in measures.items()],
+        "randomised": _randomised(found, resamples),
+        "planned": _planned(measures, resamples),
+        "comparisons": _comparisons(measures, resamples),
+    }
+    return [
+        write_table(out.with_name(f"{out.name}-{name}.csv"), rows) for name, rows in tables.items()
+    ]
+
+
+_Key = tuple[str, str, str, str]
+
+
+def _measures(areas: Mapping[tuple[str, ...], Tensor]) -> dict[_Key, Tensor]:
+    """Per image, by (output, fill, measure, method); larger is better for every measure."""
+    found: dict[_Key, Tensor] = {}
+    for (output, fill, order, method), area in areas.items():
+        if order == "morf":
+            lerf = areas[output, fill, "lerf", method]
+            chance = areas[output, fill, "random", "(none)"]
+            found[output, fill, "abpc", method] = area - lerf
+            found[output, fill, "morf_minus_random", method] = area - chance
+            found[output, fill, "random_minus_lerf", method] = chance - lerf
+    return found
+
+
+def _row(key: _Key, values: Tensor, resamples: int) -> dict[str, Any]:
+    names = dict(zip(("output", "fill", "measure", "method"), key, strict=True))
+    return names | _interval(values, resamples)
+
+
+def _interval(values: Tensor, resamples: int) -> dict[str, Any]:
+    one = evaluation.bootstrap(values, resamples=resamples)
+    return {"mean": one.mean, "low": one.low, "high": one.high, "images": one.images}
+
+
+def _randomised(found: Mapping[str, Tensor], resamples: int) -> list[dict[str, Any]]:
+    return [
+        {"measure": key.split("/")[0], "method": key.split("/")[1]} | _interval(values, resamples)
+        for key, values in found.items()
+        if not key.startswith("area/")
+    ]
+
+
+PLANNED = tuple(
+    (f"jacobian-abs-{pooling}", f"{other}-abs-{pooling}{what}")
+    for pooling in _POOLINGS
+    for other, what in (("uniform", ""), ("abs_latent", ""), ("jacobian", ", random decoder"))
+) + tuple((f"gram-abs-{pooling}", f"uniform-abs-{pooling}") for pooling in _POOLINGS)
+"""The pairs that say whether the decoder's knowledge helps."""
+
+
+def _planned(measures: Mapping[_Key, Tensor], resamples: int) -> list[dict[str, Any]]:
+    """Each planned pair with its interval and p-value, Holm's correction within output and fill."""
+    rows = []
+    for output, fill in dict.fromkeys(key[:2] for key in measures):
+        pairs = []
+        for first, second in PLANNED:
+            both = {m: measures[output, fill, "abpc", m] for m in (first, second)}
+            pairs += evaluation.compare(both, resamples=resamples)
+        adjusted = evaluation.holm([pair.p_value for pair in pairs])
+        rows += [
+            _pair(output, fill, pair, float(p)) for pair, p in zip(pairs, adjusted, strict=True)
+        ]
+    return rows
+
+
+def _comparisons(measures: Mapping[_Key, Tensor], resamples: int) -> list[dict[str, Any]]:
+    """All pairs of the methods that stand for their kind, by ABPC."""
+    chosen = [f"{w}-abs-{p}" for w in attribution.WEIGHTINGS for p in _POOLINGS]
+    chosen += [*_PEERS, RANDOM_MAP, OCCLUSION]
+    return [
+        _pair(output, fill, pair, pair.p_adjusted)
+        for output, fill in dict.fromkeys(key[:2] for key in measures)
+        for pair in evaluation.compare(
+            {m: measures[output, fill, "abpc", m] for m in chosen}, resamples=resamples
+        )
+    ]
+
+
+def _pair(output: str, fill: str, pair: evaluation.Comparison, p_holm: float) -> dict[str, Any]:
+    return {
+        "output": output,
+        "fill": fill,
+        "first": pair.first,
+        "second": pair.second,
+        "difference": pair.difference.mean,
+        "low": pair.difference.low,
+        "high": pair.difference.high,
+        "images": pair.difference.images,
+        "p_value": pair.p_value,
+        "p_holm": p_holm,
+    }
