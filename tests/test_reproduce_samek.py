@@ -162,6 +162,18 @@ def test_the_tables_and_their_record(whole, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_fills_are_compared_image_by_image(tmp_path):
+    run(tmp_path / "work", "--fills=uniform,constant", "--methods=gradient", images="0:3")
+    merge(tmp_path / "work", tmp_path / "two")
+    rows = pd.read_csv(tmp_path / "two-fills.csv").set_index(["measure", "method"])
+    row = rows.loc[("abpc", "gradient")]
+    assert (row["first"], row["second"]) == ("constant", "uniform")
+    areas = pd.read_csv(tmp_path / "two-areas.csv").set_index(["measure", "method", "fill"])["mean"]
+    expected = areas["abpc", "gradient", "constant"] - areas["abpc", "gradient", "uniform"]
+    assert row["difference"] == pytest.approx(expected, abs=1e-4)
+    assert ("aopc_random", "(none)") in rows.index
+
+
 def test_the_recorded_command_names_no_place_and_no_shard(tmp_path, monkeypatch):
     typed = ["samek", "run", "--work", str(tmp_path), *SETTINGS, "--images", "0:1", "--shard=1/2"]
     monkeypatch.setattr(sys, "argv", ["xaiutils.reproduce", *typed])

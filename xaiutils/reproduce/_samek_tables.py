@@ -10,6 +10,7 @@ from torch import Tensor
 from xaiutils import evaluation
 
 Key = tuple[str, str, str]
+_COMPARED = ("aopc_morf", "aopc_lerf", "abpc")
 
 
 def write_tables(
@@ -19,7 +20,8 @@ def write_tables(
 
     ``-areas`` has AOPC, its gain over the random order, and ABPC, with their intervals over images;
     ``-curves`` the mean score at each step; ``-comparisons`` all pairs of methods, Holm's
-    correction being made within each fill and measure.
+    correction being made within each fill and measure; ``-fills`` all pairs of fills, within each
+    measure and method.
 
     Args:
         out: What the names of the files begin with.
@@ -37,6 +39,7 @@ def write_tables(
         "areas": _areas(areas, dead, resamples),
         "curves": _curves(parts),
         "comparisons": _comparisons(areas, resamples),
+        "fills": _between_fills(areas, resamples),
     }
     return [_write(out, name, pd.DataFrame(rows)) for name, rows in tables.items() if rows]
 
@@ -97,12 +100,33 @@ def _curves(parts: Mapping[Key, Tensor]) -> list[dict[str, Any]]:
 def _comparisons(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], dict[str, Tensor]] = {}
     for (fill, measure, method), values in _measures(areas).items():
-        if measure in ("aopc_morf", "aopc_lerf", "abpc") and len(values) > 1:
+        if measure in _COMPARED and len(values) > 1:
             groups.setdefault((fill, measure), {})[method] = values
     return [
+        {"fill": fill, "measure": measure} | pair
+        for (fill, measure), methods in groups.items()
+        for pair in _pairs(methods, resamples)
+    ]
+
+
+def _between_fills(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for (fill, measure, method), values in _measures(areas).items():
+        if measure in (*_COMPARED, "aopc_random") and len(values) > 1:
+            groups.setdefault((measure, method), {})[fill] = values
+    return [
+        {"measure": measure, "method": method} | pair
+        for (measure, method), fills in groups.items()
+        for pair in _pairs(fills, resamples)
+    ]
+
+
+def _pairs(values: Mapping[str, Tensor], resamples: int) -> list[dict[str, Any]]:
+    """All pairs, as rows of a table; none of a single entry."""
+    if len(values) < 2:
+        return []
+    return [
         {
-            "fill": fill,
-            "measure": measure,
             "first": pair.first,
             "second": pair.second,
             "difference": pair.difference.mean,
@@ -111,9 +135,7 @@ def _comparisons(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str, 
             "p_value": pair.p_value,
             "p_holm": pair.p_adjusted,
         }
-        for (fill, measure), methods in groups.items()
-        if len(methods) > 1
-        for pair in evaluation.compare(methods, resamples=resamples)
+        for pair in evaluation.compare(values, resamples=resamples)
     ]
 
 
