@@ -4,6 +4,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 
 from xaiutils import plot
 
@@ -178,3 +179,44 @@ def test_a_saved_figure_is_whole(tmp_path):
     plot.save(plot.heatmap(torch.zeros(2, 2)).figure, tmp_path / "map.png")
     assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_stack_shows_the_chosen_figure_without_a_script(monkeypatch):
+    shown = []
+    monkeypatch.setattr("xaiutils.plot._stack.display", shown.append)
+    figures = {}
+    for label in ("1", "a & b"):
+        figures[label], _ = plot.row({label: torch.rand(1, 4, 4)}, size=1)
+        plot.set_alternative_text(figures[label], f'picture "{label}"')
+    plot.show_stack(figures, "stack-a", "latent")
+    page = BeautifulSoup(shown[0].data, "html.parser")
+    assert not page.find_all("script")
+    buttons = page.find_all("input", type="radio")
+    assert [b["id"] for b in buttons] == ["stack-a-0", "stack-a-1"]
+    assert [b.has_attr("checked") for b in buttons] == [True, False]
+    assert [label["for"] for label in page.find_all("label")] == ["stack-a-0", "stack-a-1"]
+    assert [label.text for label in page.find_all("label")] == ["1", "a & b"]
+    assert [i["alt"] for i in page.find_all("img")] == ['picture "1"', 'picture "a & b"']
+    assert "#stack-a-1:checked ~ .panes > :nth-child(2)" in page.find("style").text
+    with pytest.raises(ValueError, match="at least one figure"):
+        plot.show_stack({}, "stack-b", "latent")
+    bare, _ = plot.row({"x": torch.rand(1, 4, 4)}, size=1)
+    with pytest.raises(ValueError, match="No alternative text on \\['x'\\]"):
+        plot.show_stack({"x": bare}, "stack-b", "latent")
+
+
+def test_intervals_stand_where_their_numbers_say():
+    series = {"a": {"one": (1, 0.5, 2), "two": (-1, -2, 0)}, "b": {"two": (3, 2, 4)}}
+    ax = plot.intervals(series, xlabel="logits")
+    dots = {line.get_label(): line.get_xdata().tolist() for line in ax.lines}
+    assert (dots["a"], dots["b"]) == ([1, -1], [3])
+    ends = [path.get_segments()[0][:, 0].tolist() for path in ax.collections]
+    assert ends[0] == [0.5, 2]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first line is on top
+
+
+@pytest.mark.parametrize("series", [{}, {"a": {}}, {"a": {"x": (0, 0, 0)}, "b": {"y": (0, 0, 0)}}])
+def test_intervals_without_lines_or_with_strange_ones_are_refused(series):
+    with pytest.raises(ValueError, match="first series"):
+        plot.intervals(series)

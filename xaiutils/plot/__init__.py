@@ -15,7 +15,9 @@ from xaiutils.plot._heatmaps import (
     pixel_relevance,
     row,
 )
+from xaiutils.plot._intervals import intervals
 from xaiutils.plot._show import alternative_text, save, set_alternative_text, show
+from xaiutils.plot._stack import show_stack
 
 __all__ = [
     "MAGNITUDE",
@@ -28,10 +30,12 @@ __all__ = [
     "describe",
     "grid",
     "heatmap",
+    "intervals",
     "picture",
     "pixel_relevance",
     "row",
     "save",
     "set_alternative_text",
     "show",
+    "show_stack",
 ]
