@@ -27,10 +27,13 @@ from xaiutils.reproduce._work import keep_plan, kept, write_table
 
 RANDOM_MAP = "random"
 OCCLUSION = "occlusion"
+CONTRAST = "contrast"
 OUTPUTS = ("latent", "reconstruction")
-_RECTIFIED: tuple[Literal["abs", "relu", "square"], ...] = ("abs", "relu", "square")
+_Rectify = Literal["abs", "relu", "square"]
+_RECTIFIED: tuple[_Rectify, ...] = ("abs", "relu", "square")
+_ABS_ALONE = ("removal", "abs_latent")  # of the other weightings all ways of rectifying are run
 _POOLINGS = {"pooled": True, "elementwise": False}
-_CONTROLLED = ("jacobian-abs", "gram-abs", "uniform-abs")
+_CONTROLLED = ("jacobian-abs", "gram-abs")
 _PEERS = ("lafam", "relax", "label_free_gradient", "exp_vae")
 
 
@@ -231,7 +234,11 @@ def occlusion(
 
 
 def _maps(job: Job, x: Tensor, first: int) -> dict[str, Tensor]:
-    """Every way of Grad-LAM, the other maps, noise, and Grad-LAM of randomised networks."""
+    """Every way of Grad-LAM, the other maps, and the controls.
+
+    These are noise; the picture's distance from the mean picture, which asks no network; equal
+    weights in other units of the latents; and Grad-LAM of randomised networks.
+    """
     trained, untrained = job.networks["pretrained"], job.networks["random"]
     maps = _ways(job, x, trained.encoder, trained.decoder)
     encoder = trained.encoder
@@ -239,6 +246,11 @@ def _maps(job: Job, x: Tensor, first: int) -> dict[str, Tensor]:
         layer = {"layer": job.layer} if name in ("lafam", "exp_vae") else {}
         maps[name] = attribution.LABEL_FREE[name](encoder, x, **layer)
     maps[RANDOM_MAP] = attribution.random_map(encoder, x, seed=job.options.seed + first)
+    maps[CONTRAST] = (x - job.images.mean(dim=0)).abs().sum(dim=1)
+    for pooling, pooled in _POOLINGS.items():
+        maps[f"uniform-abs-{pooling}, rescaled"] = attribution.grad_lam(
+            rescaled(encoder), None, x, job.layer, "uniform", pooled=pooled
+        ).aggregate
     for what, pair in {
         "random decoder": (trained.encoder, untrained.decoder),
         "random encoder": (untrained.encoder, trained.decoder),
@@ -246,6 +258,18 @@ def _maps(job: Job, x: Tensor, first: int) -> dict[str, Tensor]:
         changed = _ways(job, x, *pair)
         maps |= {f"{name}, {what}": m for name, m in changed.items() if _controlled(name)}
     return maps
+
+
+@torch.no_grad()
+def rescaled(encoder: nn.Module) -> nn.Module:
+    """The encoder with its latents in other units: the factors lie between 0.01 and 100."""
+    assert isinstance(encoder, nn.Sequential)
+    last = encoder[-1]
+    assert isinstance(last, nn.Linear)
+    exponents = torch.rand(last.out_features, generator=torch.Generator().manual_seed(0))
+    scale = nn.Linear(last.out_features, last.out_features, bias=False)
+    scale.weight.copy_(torch.diag(100.0 ** (2 * exponents - 1)))
+    return nn.Sequential(*encoder, scale).eval()
 
 
 def _controlled(name: str) -> bool:
@@ -266,7 +290,7 @@ def _ways(job: Job, x: Tensor, encoder: nn.Module, decoder: nn.Module) -> dict[s
             reference=job.reference,
         ).aggregate
         for weighting in attribution.WEIGHTINGS
-        for rectify in _RECTIFIED
+        for rectify in (_RECTIFIED[:1] if weighting in _ABS_ALONE else _RECTIFIED)
         for pooling, pooled in _POOLINGS.items()
     }
 
@@ -348,12 +372,19 @@ def _randomised(found: Mapping[str, Tensor], resamples: int) -> list[dict[str, A
     ]
 
 
+_RIVALS = (
+    ("uniform", ""),
+    ("uniform", ", rescaled"),
+    ("abs_latent", ""),
+    ("jacobian", ", random decoder"),
+    ("jacobian", ", random encoder"),
+)
 PLANNED = tuple(
     (f"jacobian-abs-{pooling}", f"{other}-abs-{pooling}{what}")
     for pooling in _POOLINGS
-    for other, what in (("uniform", ""), ("abs_latent", ""), ("jacobian", ", random decoder"))
+    for other, what in _RIVALS
 ) + tuple((f"gram-abs-{pooling}", f"uniform-abs-{pooling}") for pooling in _POOLINGS)
-"""The pairs that say whether the decoder's knowledge helps."""
+"""The pairs that say whether the decoder's knowledge helps, and whether the encoder's does."""
 
 
 def _planned(measures: Mapping[_Key, Tensor], resamples: int) -> list[dict[str, Any]]:
@@ -374,7 +405,7 @@ def _planned(measures: Mapping[_Key, Tensor], resamples: int) -> list[dict[str, 
 def _comparisons(measures: Mapping[_Key, Tensor], resamples: int) -> list[dict[str, Any]]:
     """All pairs of the methods that stand for their kind, by ABPC."""
     chosen = [f"{w}-abs-{p}" for w in attribution.WEIGHTINGS for p in _POOLINGS]
-    chosen += [*_PEERS, RANDOM_MAP, OCCLUSION]
+    chosen += [*_PEERS, RANDOM_MAP, CONTRAST, OCCLUSION]
     return [
         _pair(output, fill, pair, pair.p_adjusted)
         for output, fill in dict.fromkeys(key[:2] for key in measures)
