@@ -208,8 +208,8 @@ def test_stack_shows_the_chosen_figure_without_a_script(monkeypatch):
 def test_intervals_stand_where_their_numbers_say():
     series = {"a": {"one": (1, 0.5, 2), "two": (-1, -2, 0)}, "b": {"two": (3, 2, 4)}}
     ax = plot.intervals(series, xlabel="logits")
-    dots = {line.get_label(): line.get_xdata().tolist() for line in ax.lines}
-    assert (dots["a"], dots["b"]) == ([1, -1], [3])
+    dots = {line.get_label(): line.get_xdata() for line in ax.lines}
+    assert (list(dots["a"]), list(dots["b"])) == ([1, -1], [3])
     ends = [path.get_segments()[0][:, 0].tolist() for path in ax.collections]
     assert ends[0] == [0.5, 2]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
