@@ -9,8 +9,17 @@ from torch import nn
 
 from xaiutils import attribution, graph
 
-ONE_CHANNEL = {"sensitivity", "grad_cam", "deconvnet_l2", "guided_backprop_l2"}
+ONE_CHANNEL = {
+    "sensitivity",
+    "grad_cam",
+    "deconvnet_l2",
+    "guided_backprop_l2",
+    "dmbp_l2",
+    "dmbp_greedy_l2",
+}
 FAST = {
+    "dmbp": {"iterations": 2},
+    "dmbp_l2": {"iterations": 2},
     "smoothgrad": {"samples": 3},
     "integrated_gradients": {"n_steps": 4},
 }

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from xaiutils import attribution, graph
 from xaiutils.attribution import Extraction, FilterExtraction, Purity
+from xaiutils.attribution._dmbp import default_objective
 from xaiutils.attribution._dmbp_masked import Masked
 from xaiutils.attribution._dmbp_objectives import Evidence, pool, unpool
 
@@ -187,10 +189,11 @@ def test_filters_may_be_rescaled_and_permuted(seed):
     for options in ({"iterations": 0}, {"iterations": 4}):
         found = attribution.dmbp(network, x, 0, **options)
         changed = attribution.dmbp(other, x, 0, **options)
-        torch.testing.assert_close(changed.positive, found.positive)
-        torch.testing.assert_close(changed.negative, found.negative)
-        torch.testing.assert_close(changed.masks["1"], found.masks["1"][..., order])
-        torch.testing.assert_close(changed.masks["3"], found.masks["3"])
+        close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)  # Adam amplifies rounding
+        close(changed.positive, found.positive)
+        close(changed.negative, found.negative)
+        close(changed.masks["1"], found.masks["1"][..., order])
+        close(changed.masks["3"], found.masks["3"])
 
 
 @few
@@ -218,7 +221,7 @@ def test_relevance_of_filters_is_what_passes_their_masks():
     features = network[:4](x).detach().mean((2, 3))
     expected = parts.split(masks)[-1] * features * head.weight[0].detach()
     torch.testing.assert_close(evidence.filters[-1], expected)
-    assert last.name == "3/relu_1" or "3" in last.name
+    assert last.module.startswith("3")
 
 
 # ------------------------------------------------------------------------------- the gradient
@@ -353,6 +356,30 @@ def test_the_best_iterate_is_returned(seed, objective, start):
     torch.testing.assert_close(mappings[1], found.negative_mapping)
     for mask in found.masks.values():
         assert bool(((mask >= 0) & (mask <= 1)).all())
+
+
+def test_a_branch_that_is_empty_has_a_finite_loss_and_gradient():
+    objective = Purity(window=2)
+    pixels = torch.zeros(2, 1, 1, 4, 4, dtype=torch.float64)
+    loss, slopes = objective.evaluate(Evidence(pixels), Evidence(torch.ones_like(pixels[:1])))
+    assert loss.tolist() == [1.0]  # all is nuisance, and neither branch has any purity
+    assert bool(torch.isfinite(slopes.pixels).all())
+
+
+def test_windows_follow_the_size_of_the_images():
+    assert default_objective((3, 224, 224)) == Purity(window=16)
+    assert default_objective((1, 28, 28)) == Purity(window=2)
+    assert default_objective((5,)) == Purity()
+
+
+def test_the_heatmap_is_the_positive_attribution():
+    network, x = small("residual")
+    found = attribution.dmbp(network, x, 1, 3)
+    assert torch.equal(attribution.dmbp_heatmap(network, x, 1, 3), found.positive)
+    norm = found.positive_mapping.square().sum(1, keepdim=True).sqrt()
+    torch.testing.assert_close(attribution.dmbp_heatmap(network, x, 1, 3, norm="l2"), norm)
+    with pytest.raises(ValueError, match="'l2' or 'linf'"):
+        attribution.dmbp_heatmap(network, x, norm="l1")
 
 
 def test_the_search_lowers_every_objective():

@@ -13,7 +13,7 @@ from torch import Tensor
 from xaiutils.attribution._cam import grad_cam
 from xaiutils.attribution._common import Target
 from xaiutils.attribution._composites import COMPOSITES, Composite
-from xaiutils.attribution._dmbp import Disentangled, dmbp
+from xaiutils.attribution._dmbp import Disentangled, dmbp, dmbp_heatmap
 from xaiutils.attribution._dmbp_objectives import (
     Extraction,
     FilterExtraction,
@@ -71,6 +71,10 @@ METHODS: dict[str, Callable[..., Any]] = {
     "grad_cam": grad_cam,
     "lrp": lrp,
     **{f"lrp_{name}": partial(lrp, composite=name) for name in COMPOSITES},
+    "dmbp": dmbp_heatmap,
+    "dmbp_l2": partial(dmbp_heatmap, norm="l2"),
+    "dmbp_greedy": partial(dmbp_heatmap, iterations=0),
+    "dmbp_greedy_l2": partial(dmbp_heatmap, iterations=0, norm="l2"),
     "random": random,
 }
 """Each method by its name; ``f(model, x, target, **options)`` gives (N, C, H, W) heatmaps.
@@ -120,6 +124,7 @@ __all__ = [
     "decoder_norms",
     "deconvnet",
     "dmbp",
+    "dmbp_heatmap",
     "exp_vae",
     "grad_cam",
     "grad_lam",

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from xaiutils.graph import Shape
 
+_EMPTY = 1e-6  # a branch smaller than this share of the unmasked attributions holds nothing
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -139,9 +141,10 @@ class Purity(Objective):
     r"""Branches of one sign, whatever their size: nothing is gained by making a branch large.
 
     .. math:: L = -\frac{f^+}{\lVert S^+ \rVert_1} + \frac{f^-}{\lVert S^- \rVert_1}
-              + \gamma\,\frac{|f^n|}{|f^+| + |f^-| + |f^n|}
+              + \gamma \Bigl(\frac{f^n}{|f^+| + |f^-| + |f^n|}\Bigr)^2
 
-    with the sums over windows of :class:`Extraction`. Every quotient lies in [-1, 1].
+    with the sums over windows of :class:`Extraction`. Every quotient lies in [-1, 1]; that of a
+    branch which is empty, beside :math:`\lVert S^0 \rVert_1`, is 0.
 
     Attributes:
         nuisance: :math:`\gamma`, not negative.
@@ -163,15 +166,17 @@ class Purity(Objective):
         """Return the loss of each image, (N,), and its gradient with respect to the evidence."""
         sums, reference = pool(evidence.pixels, self.window), pool(whole.pixels, self.window)
         sign = branch_signs(sums)[..., 0]
-        tiny = torch.finfo(sums.dtype).tiny
-        value, size = sums.sum(-1), sums.abs().sum(-1).clamp(min=tiny)
+        floor = _EMPTY * reference[0].abs().sum(-1) + torch.finfo(sums.dtype).tiny
+        value, size = sums.sum(-1), sums.abs().sum(-1)
+        filled = size > floor
+        size = size.maximum(floor)
         left = reference[0].sum(-1) - value.sum(0)
-        parts = (value.abs().sum(0) + left.abs()).clamp(min=tiny)
-        share = left.abs() / parts
-        loss = -(sign * value / size).sum(0) + self.nuisance * share
-        of_share = (share * (left.sign() - value.sign()) - left.sign()) / parts
-        of_value = self.nuisance * of_share - sign / size
-        of_size = sign * value / size.square()
+        parts = (value.abs().sum(0) + left.abs()).maximum(floor)
+        share = left / parts
+        loss = -(sign * value / size).sum(0) + self.nuisance * share.square()
+        of_share = (share * (left.sign() - value.sign()) - 1) / parts
+        of_value = 2 * self.nuisance * share * of_share - sign / size
+        of_size = filled * sign * value / size.square()
         slope = of_value[..., None] + of_size[..., None] * sums.sign()
         return loss, Evidence(unpool(slope, self.window, evidence.pixels.shape))
 
