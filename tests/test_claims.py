@@ -42,6 +42,19 @@ def write_tables(folder, network, gap):
         for a, b in (("blur", "uniform"), ("dirichlet", "uniform"))
     ]  # fmt: skip
     pd.DataFrame(fills).to_csv(folder / f"samek-{network}-fills.csv", index=False)
+    sizes = [
+        {"measure": m, "setting": "grey", "first": a, "second": b, "difference": sign * gap,
+         "low": sign * gap - 1, "high": sign * gap + 1, "images": 9}
+        for m in ("png", "jpeg", "entropy")
+        for a, b, sign in ((METHODS[3], METHODS[2], 1), (METHODS[0], METHODS[2], -1))
+    ]  # fmt: skip
+    pd.DataFrame(sizes).to_csv(folder / f"complexity-{network}-comparisons.csv", index=False)
+    correlations = [
+        {"output": "logit", "measure": "aopc", "method": m, "correlation": "pearson",
+         "mean": 0.9, "low": 0.8, "high": 1.0, "images": 9}
+        for m in (METHODS[0], "(none)")
+    ]  # fmt: skip
+    pd.DataFrame(correlations).to_csv(folder / "training-mnist_cnn-correlations.csv", index=False)
 
 
 def claims_of(folder):
@@ -62,6 +75,11 @@ def test_a_pair_is_read_whichever_way_round_it_stands(tmp_path):
     assert (fills.effects[0].low, fills.effects[0].high) == (1, 3)
     chance = claims["Sensitivity is no better than a random order on SUN397"]
     assert chance.effects[0].mean == -2
+    sizes = claims["PNG files: sensitivity above deconvolution, deconvolution above LRP"]
+    assert [found.mean for found in sizes.effects] == [2, 2]
+    training = claims["Over a training, the area over the perturbation curve rises with accuracy"]
+    assert training.verdict == "confirmed"
+    assert "digits: 0.9" in training.here
 
 
 def test_one_network_that_does_not_agree_withholds_the_verdict(tmp_path):
@@ -70,7 +88,7 @@ def test_one_network_that_does_not_agree_withholds_the_verdict(tmp_path):
     claim = claims_of(tmp_path)["Deconvolution finds it better than sensitivity does"]
     assert claim.verdict == "not confirmed"
     assert claim.reason == (
-        "In the stated direction: the digit classifier; undecided: SqueezeNet 1.1."
+        "Undecided: SqueezeNet 1.1; in the stated direction: the digit classifier."
     )
 
 

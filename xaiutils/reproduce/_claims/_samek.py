@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,8 @@ _THERE = (
     "9 x 9 pixels, 100 steps, uniform noise, 10 repetitions; no intervals given."
 )
 _FALL = "mean fall of the logit"
-Find = Callable[[str], Effect | None]
+Find = Callable[[str], list[Effect]]
+Table = Callable[[str, str], pd.DataFrame | None]
 
 
 def rows(results: Path) -> list[Claim]:
@@ -87,6 +89,8 @@ def rows(results: Path) -> list[Claim]:
             "Uniform minus Dirichlet for alpha-beta LRP, by the area between the curves; the "
             "Dirichlet fill is our reconstruction. The sign is that of the paper's figures.",
         ),
+        *_complexity(results),
+        _training(results),
         Claim(
             PAPER,
             "The gap to random is largest on ILSVRC2012, smaller on SUN397 and Places",
@@ -100,86 +104,139 @@ def rows(results: Path) -> list[Claim]:
     ]
 
 
+def _complexity(results: Path) -> list[Claim]:
+    """The order of file sizes and of entropy, one claim for each measure."""
+    measures = {"png": "PNG files", "jpeg": "JPEG files (quality 90)", "entropy": "Entropy"}
+    units = {"png": "bytes", "jpeg": "bytes", "entropy": "bits a pixel"}
+    return [
+        _claim(
+            results,
+            f"{name}: sensitivity above deconvolution, deconvolution above LRP",
+            "Fig. 7" if measure == "entropy" else "Table I",
+            partial(_sizes, results, measure, units[measure]),
+            "Sensitivity minus deconvolution, and deconvolution minus alpha-beta LRP; grey "
+            "pictures of 224 x 224 pixels scaled to their largest value.",
+        )
+        for measure, name in measures.items()
+    ]
+
+
+def _sizes(results: Path, measure: str, unit: str, network: str) -> list[Effect]:
+    """The differences of the two pairs of neighbours in the paper's order."""
+    table = _table(results, network, "comparisons", "complexity")
+    if table is None:
+        return []
+    rows = table[(table["measure"] == measure) & (table["setting"] == "grey")]
+    order = ("sensitivity", "deconvnet_l2", "lrp_alpha2_beta1")
+    label = f"{unit}, {NETWORKS[network]}"
+    return [
+        effect
+        for first, second in pairwise(order)
+        for effect in _signed(rows, first, second, label, 0)
+    ]
+
+
+def _training(results: Path) -> Claim:
+    """AOPC against accuracy over a training, with the control that needs no heatmap."""
+    effects, controls = [], []
+    for network, name in (("mnist_cnn", "digits"), ("tiny_cnn", "Tiny ImageNet")):
+        table = _table(results, network, "correlations", "training")
+        if table is None:
+            continue
+        rows = table.query("output == 'logit' and measure == 'aopc' and correlation == 'pearson'")
+        rows = rows.set_index("method")
+        label = f"correlation over checkpoints, {name}"
+        effects.append(Effect.of(label, rows.loc["lrp_alpha2_beta1"]))
+        controls.append(f"{name}: {rows.loc['(none)', 'mean']:.3g}")
+    if not effects:
+        raise FileNotFoundError(f"{results} has no table of a training")
+    return Claim(
+        PAPER,
+        "Over a training, the area over the perturbation curve rises with accuracy",
+        "Section IV-D",
+        "CIFAR-10, 200 to 5000 iterations, accuracy 45 to 75 %; curves shown side by side.",
+        "Small networks trained here, checkpoints from the first steps on, alpha-beta LRP, logit. "
+        "The same correlation for a random order, which needs no heatmap: "
+        f"{'; '.join(controls)}.",
+        tuple(effects),
+        judged(*effects),
+        "The area follows accuracy. So does that of a random order: what rises is the logit, and "
+        "the correlation alone does not show that the heatmaps get better.",
+    )
+
+
 def _claim(results: Path, statement: str, where: str, find: Find, here: str) -> Claim:
     """A claim judged on all networks together, with the networks on each side named."""
-    found = {name: effect for key, name in NETWORKS.items() if (effect := find(key))}
+    found = {name: effects for key, name in NETWORKS.items() if (effects := find(key))}
     if not found:
         raise FileNotFoundError(f"{results} has no table for the claim {statement!r}")
-    sides = {
-        "in the stated direction": [n for n, e in found.items() if e.low > 0],
-        "in the opposite direction": [n for n, e in found.items() if e.high < 0],
-        "undecided": [n for n, e in found.items() if e.low <= 0 <= e.high],
-    }
-    reason = "; ".join(f"{side}: {' and '.join(n)}" for side, n in sides.items() if n) + "."
-    effects = tuple(found.values())
-    verdict = judged(*effects)
-    return Claim(PAPER, statement, where, _THERE, here, effects, verdict, _capital(reason))
+    sides: dict[str, list[str]] = {}
+    for name, effects in found.items():
+        sides.setdefault(_side(effects), []).append(name)
+    reason = "; ".join(f"{side}: {' and '.join(names)}" for side, names in sides.items())
+    together = tuple(effect for effects in found.values() for effect in effects)
+    reason = f"{reason[0].upper()}{reason[1:]}."
+    return Claim(PAPER, statement, where, _THERE, here, together, judged(*together), reason)
 
 
-def _table(results: Path, network: str, name: str) -> pd.DataFrame | None:
-    path = results / f"samek-{network}-{name}.csv"
+def _side(effects: list[Effect]) -> str:
+    if all(effect.low > 0 for effect in effects):
+        return "in the stated direction"
+    if all(effect.high < 0 for effect in effects):
+        return "in the opposite direction"
+    return "undecided" if len(effects) == 1 else "in part"
+
+
+def _table(results: Path, network: str, name: str, run: str = "samek") -> pd.DataFrame | None:
+    path = results / f"{run}-{network}-{name}.csv"
     return pd.read_csv(path) if path.exists() else None
 
 
-def _images(table: Callable[[str, str], pd.DataFrame | None], network: str) -> int:
+def _images(table: Table, network: str) -> int:
     areas = table(network, "areas")
     assert areas is not None
     return int(areas["images"].max())
 
 
 def _pair(
-    table: Callable[[str, str], pd.DataFrame | None],
-    first: str,
-    second: str,
-    network: str,
-    measure: str = "aopc_morf",
-) -> Effect | None:
+    table: Table, first: str, second: str, network: str, measure: str = "aopc_morf"
+) -> list[Effect]:
     """First minus second, of two methods on the same images."""
     found = table(network, "comparisons")
     if found is None:
-        return None
+        return []
     rows = found[(found["measure"] == measure) & (found["fill"] == "uniform")]
-    return _signed(rows, first, second, NETWORKS[network], _images(table, network))
+    return _signed(rows, first, second, _named(network), _images(table, network))
 
 
-def _fills(
-    table: Callable[[str, str], pd.DataFrame | None],
-    method: str,
-    first: str,
-    second: str,
-    network: str,
-) -> Effect | None:
+def _fills(table: Table, method: str, first: str, second: str, network: str) -> list[Effect]:
     """First minus second, of two fills on the same images."""
     for part in (network, f"{network}-fills"):
-        found = table(part, "fills")
-        if found is not None:
-            rows = found[(found["measure"] == "abpc") & (found["method"] == method)]
-            return _signed(rows, first, second, NETWORKS[network], _images(table, part))
-    return None
+        pairs = table(part, "fills")
+        if pairs is not None:
+            rows = pairs[(pairs["measure"] == "abpc") & (pairs["method"] == method)]
+            return _signed(rows, first, second, _named(network), _images(table, part))
+    return []
 
 
-def _against_random(
-    table: Callable[[str, str], pd.DataFrame | None], method: str, sign: int, network: str
-) -> Effect | None:
+def _against_random(table: Table, method: str, sign: int, network: str) -> list[Effect]:
     """Method minus random order, times the sign."""
     areas = table(network, "areas")
     if areas is None:
-        return None
+        return []
     uniform = areas.query("measure == 'aopc_morf_minus_random' and fill == 'uniform'")
     rows = uniform[uniform["method"] == method]
-    return _flipped(Effect.of(_named(NETWORKS[network]), rows.iloc[0]), sign)
+    return [_flipped(Effect.of(_named(network), rows.iloc[0]), sign)]
 
 
-def _signed(
-    rows: pd.DataFrame, first: str, second: str, network: str, images: int
-) -> Effect | None:
-    """A row of a table of pairs, whichever way round it stands there."""
+def _signed(rows: pd.DataFrame, first: str, second: str, measure: str, images: int) -> list[Effect]:
+    """A row of a table of pairs, whichever way round it stands there; nothing if it is not."""
     for one, other, sign in ((first, second, 1), (second, first, -1)):
         found = rows[(rows["first"] == one) & (rows["second"] == other)]
         if len(found):
-            effect = Effect.of(_named(network), found.iloc[0], "difference", images)
-            return _flipped(effect, sign)
-    return None
+            effect = Effect.of(measure, found.iloc[0], "difference", images)
+            return [_flipped(effect, sign)]
+    return []
 
 
 def _flipped(effect: Effect, sign: int) -> Effect:
@@ -189,8 +246,4 @@ def _flipped(effect: Effect, sign: int) -> Effect:
 
 
 def _named(network: str) -> str:
-    return f"{_FALL}, {network}"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return f"{_FALL}, {NETWORKS[network]}"
