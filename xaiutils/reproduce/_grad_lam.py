@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,7 @@ RANDOM_MAP = "random"
 OCCLUSION = "occlusion"
 CONTRAST = "contrast"
 OUTPUTS = ("latent", "reconstruction")
-_Rectify = Literal["abs", "relu", "square"]
-_RECTIFIED: tuple[_Rectify, ...] = ("abs", "relu", "square")
+_RECTIFIED = ("abs", "relu", "square")
 _ABS_ALONE = ("removal", "abs_latent")  # of the other weightings all ways of rectifying are run
 _POOLINGS = {"pooled": True, "elementwise": False}
 _CONTROLLED = ("jacobian-abs", "gram-abs")
@@ -65,8 +64,10 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     lam.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     lam.add_argument("--model", required=True, help="a name of models.available_autoencoders()")
     lam.add_argument("--data", choices=tuple(_LOADERS), required=True)
+    lam.add_argument("--source", choices=data.SOURCES, default="auto", help="where data come from")
     lam.add_argument("--images", type=_image_range, required=True, help="first:last[:stride]")
     lam.add_argument("--layer", required=True, help="the layer of the encoder that is read")
+    lam.add_argument("--rectify", type=_names, default=_RECTIFIED, help="abs,relu,square")
     lam.add_argument("--fills", type=_names, default=("constant",))
     lam.add_argument("--region-size", type=int, required=True)
     lam.add_argument("--steps", type=int, required=True)
@@ -79,7 +80,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def run(options: argparse.Namespace) -> int:
     """Measure the blocks that are not there yet, then write the tables."""
-    name, images = _LOADERS[options.data](options.images)
+    if options.model not in models.available_autoencoders():
+        raise SystemExit(f"--model: choose from {', '.join(models.available_autoencoders())}.")
+    name, images = _LOADERS[options.data](options.images, options.source)
+    if len(images) < 2:
+        raise SystemExit(f"--images: {len(images)} is too few for an interval; give at least two.")
     networks = {w: models.load_autoencoder(options.model, w) for w in ("pretrained", "random")}
     trained, job = networks["pretrained"], _job(networks, images, options)
     plan = {
@@ -88,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
         "data": f"{name}, images {':'.join(map(str, options.images))}",
         **{k: getattr(options, k) for k in ("layer", "region_size", "steps", "repeats", "seed")},
         "fills": list(options.fills),
+        "rectify": list(options.rectify),
         "block": options.block,
     }
     keep_plan(options.work, plan)
@@ -96,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         block = range(first, min(first + options.block, len(images)))
         path = options.work / f"images-{first:06}.safetensors"
         parts.append(kept(path, partial(measure, job, block)))
-    found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    found = {key: torch.cat([part[key] for part in parts]) for key in sorted(parts[0])}
     tables = write_tables(options.out, found, options.resamples)
     record = provenance(command_line(), **plan, tables=[path.name for path in tables])
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
@@ -113,6 +119,8 @@ def _job(
         "uniform": evaluation.Uniform(0.0, 1.0),
         "blur": evaluation.Blur(),
     }
+    if "abs" not in options.rectify or set(options.rectify) - set(_RECTIFIED):
+        raise SystemExit(f"--rectify: abs, and any of {', '.join(_RECTIFIED[1:])}.")
     wrong = set(options.fills) - set(made)
     if wrong or not options.fills:
         raise SystemExit(f"--fills: {sorted(wrong)} unknown; choose from {', '.join(made)}.")
@@ -120,19 +128,19 @@ def _job(
     return Job(networks, images, options.layer, codes.mean(dim=0), fills, options)
 
 
-def _mnist(chosen: tuple[int, int, int]) -> tuple[str, Tensor]:
-    digits = data.mnist("test")
+def _mnist(chosen: tuple[int, int, int], source: str) -> tuple[str, Tensor]:
+    digits = data.mnist("test", source=source)
     return digits.name, torch.as_tensor(digits.images)[slice(*chosen)]
 
 
-def _tiny_imagenet(chosen: tuple[int, int, int]) -> tuple[str, Tensor]:
-    photographs = data.tiny_imagenet("val")
+def _tiny_imagenet(chosen: tuple[int, int, int], source: str) -> tuple[str, Tensor]:
+    photographs = data.tiny_imagenet("val", source=source)
     numbers = range(len(photographs))[slice(*chosen)]
     pixels = np.stack([np.asarray(photographs.images[i]) for i in numbers])
     return photographs.name, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
-_LOADERS: dict[str, Callable[[tuple[int, int, int]], tuple[str, Tensor]]] = {
+_LOADERS: dict[str, Callable[[tuple[int, int, int], str], tuple[str, Tensor]]] = {
     "mnist": _mnist,
     "tiny-imagenet": _tiny_imagenet,
 }
@@ -278,6 +286,10 @@ def _controlled(name: str) -> bool:
 
 def _ways(job: Job, x: Tensor, encoder: nn.Module, decoder: nn.Module) -> dict[str, Tensor]:
     """Grad-LAM's aggregates by "weighting-rectify-pooling"."""
+    rectified: dict[str, tuple[Any, ...]] = {
+        weighting: ("abs",) if weighting in _ABS_ALONE else job.options.rectify
+        for weighting in attribution.WEIGHTINGS
+    }
     return {
         f"{weighting}-{rectify}-{pooling}": attribution.grad_lam(
             encoder,
@@ -290,7 +302,7 @@ def _ways(job: Job, x: Tensor, encoder: nn.Module, decoder: nn.Module) -> dict[s
             reference=job.reference,
         ).aggregate
         for weighting in attribution.WEIGHTINGS
-        for rectify in (_RECTIFIED[:1] if weighting in _ABS_ALONE else _RECTIFIED)
+        for rectify in rectified[weighting]
         for pooling, pooled in _POOLINGS.items()
     }
 
