@@ -6,16 +6,25 @@
 >>> evaluation.bootstrap(evaluation.abpc(morf, lerf))                          # doctest: +SKIP
 """
 
+from xaiutils.evaluation._boxes import energy_inside
 from xaiutils.evaluation._complexity import as_picture, entropy, jpeg_size, png_size
 from xaiutils.evaluation._curves import Curves, abpc, gain_over_random
 from xaiutils.evaluation._fills import FILLS, Blur, Constant, Dirichlet, Fill, Uniform
 from xaiutils.evaluation._jobs import OUTPUTS, Output
+from xaiutils.evaluation._oracle import AdditiveNetwork, expected_falls
 from xaiutils.evaluation._perturbation import (
     ORDERS,
     ConstantHeatmapWarning,
     region_perturbation,
 )
 from xaiutils.evaluation._regions import Regions, morf_ranks
+from xaiutils.evaluation._sanity import (
+    Randomisation,
+    map_similarity,
+    parameter_randomisation,
+    randomised,
+    rank_correlation,
+)
 from xaiutils.evaluation._statistics import (
     Comparison,
     Interval,
@@ -29,6 +38,7 @@ __all__ = [
     "FILLS",
     "ORDERS",
     "OUTPUTS",
+    "AdditiveNetwork",
     "Blur",
     "Comparison",
     "Constant",
@@ -38,18 +48,25 @@ __all__ = [
     "Fill",
     "Interval",
     "Output",
+    "Randomisation",
     "Regions",
     "Uniform",
     "abpc",
     "as_picture",
     "bootstrap",
     "compare",
+    "energy_inside",
     "entropy",
+    "expected_falls",
     "gain_over_random",
     "holm",
     "jpeg_size",
+    "map_similarity",
     "morf_ranks",
+    "parameter_randomisation",
     "png_size",
+    "randomised",
+    "rank_correlation",
     "region_perturbation",
     "sign_flip",
 ]

@@ -1,0 +1,199 @@
+"""Does a heatmap depend on what the network has learned? Adebayo et al. 2018, and after them.
+
+Weights of a copy are put in random order, layer by layer, and the maps of the copy are compared
+with those of the network. A map that stays as it was cannot be explaining what was learned.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from skimage.metrics import structural_similarity
+from torch import Tensor, nn
+
+from xaiutils import graph
+from xaiutils.attribution import Target
+from xaiutils.attribution._common import resolve_target
+from xaiutils.evaluation._complexity import _pixels
+
+Method = Callable[..., Tensor]
+Mode = Literal["cascading", "independent"]
+
+_MODES = ("cascading", "independent")
+_SSIM_WINDOW = 7
+
+
+@dataclass(frozen=True, eq=False)
+class Randomisation:
+    """How alike the maps of one method are before and after.
+
+    Attributes:
+        layers: What was randomised, one entry for each step, the layer nearest the output first.
+        rank: Spearman's correlation over pixels, (len(layers), N), from -1 to 1.
+        rank_absolute: The same of absolute values, which do not ask for the sign.
+        ssim: Structural similarity of maps scaled by their largest absolute value, likewise.
+    """
+
+    layers: tuple[str, ...]
+    rank: Tensor = field(repr=False)
+    rank_absolute: Tensor = field(repr=False)
+    ssim: Tensor = field(repr=False)
+
+
+def parameter_randomisation(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    methods: Mapping[str, Method],
+    mode: Mode = "cascading",
+    layers: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Randomisation]:
+    """Compare maps of a network with those of copies whose weights are in random order.
+
+    Adebayo et al. 2018, section 3. "cascading" randomises from the output down: step k has the
+    first k layers randomised. "independent" randomises one layer at a time and leaves the others as
+    they were learned. The paper draws weights anew; here those of a layer change places (our
+    choice), so that their number, size and spread stay, and with them the scale of the activations.
+
+    Args:
+        model: A network in evaluation mode; it stays as it is.
+        x: Images, shape (N, C, H, W).
+        target: As in `region_perturbation`. None is the class that the network names before
+            anything is randomised; the copies are asked for the same class.
+        methods: By name, ``f(model, x, target)`` that gives maps (N, C, H, W).
+        mode: "cascading" or "independent".
+        layers: Paths in the model, the one nearest the output first; each stands for all weights
+            below it. None takes every convolution and linear layer, in reverse order of execution.
+        seed: Of the random orders.
+
+    Returns:
+        A `Randomisation` for each method.
+
+    Raises:
+        ValueError: An unknown mode or layer, no method, a layer without weights, or maps of an
+            unusable shape.
+    """
+    graph.check_model(model)
+    if mode not in _MODES:
+        raise ValueError(f"mode is {mode!r}: choose from 'cascading', 'independent'")
+    if not methods:
+        raise ValueError("methods is empty; give at least one")
+    names = tuple(layers) if layers is not None else _weighted_layers(model, x)
+    with torch.no_grad():
+        targets = resolve_target(target, model(x))
+    before = {name: method(model, x, targets) for name, method in methods.items()}
+    found: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in methods}
+    for step in range(len(names)):
+        chosen = names[: step + 1] if mode == "cascading" else names[step : step + 1]
+        changed = randomised(model, chosen, seed)
+        for name, method in methods.items():
+            found[name].append(_similarities(before[name], method(changed, x, targets)))
+    return {
+        name: Randomisation(names, *map(torch.stack, zip(*steps, strict=True)))
+        for name, steps in found.items()
+    }
+
+
+def randomised(model: nn.Module, layers: Iterable[str], seed: int = 0) -> nn.Module:
+    """Return a copy whose weights in some layers have changed places at random.
+
+    Args:
+        model: The network; it stays as it is.
+        layers: Paths in the model; each stands for all parameters at it and below. The numbers of
+            a parameter tensor are exchanged within it.
+        seed: Of the random orders; that of a layer does not depend on which others are randomised.
+
+    Returns:
+        The copy, in the mode that the network is in.
+
+    Raises:
+        ValueError: There is no such layer, or it has no weights.
+    """
+    changed = copy.deepcopy(model)
+    paths = dict(changed.named_modules())
+    for path in layers:
+        parameters = list(paths[path].parameters()) if path in paths else []
+        if not parameters:
+            raise ValueError(f"{path!r} is not a layer of the network that has weights")
+        number = list(paths).index(path)
+        generator = torch.Generator().manual_seed(seed * 100_003 + number)
+        for parameter in parameters:
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.data = parameter.data.flatten()[order].view_as(parameter)
+    return changed
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's rank correlation of two maps over their pixels.
+
+    Args:
+        first: Maps (N, C, H, W), whose channels are summed, or (N, H, W).
+        second: Maps that have the same pixels.
+
+    Returns:
+        (N,) float64, from -1 to 1; 0 if one of the maps is constant and ranks nothing.
+
+    Raises:
+        ValueError: The shapes do not fit, or a map holds NaN or infinity.
+    """
+    ranks = [torch.from_numpy(rankdata(m.flatten(1), axis=1)) for m in _pair(first, second)]
+    one, two = (r - r.mean(dim=1, keepdim=True) for r in ranks)
+    size = one.norm(dim=1) * two.norm(dim=1)
+    return torch.where(size > 0, (one * two).sum(dim=1) / size.clamp(min=1e-12), 0.0)
+
+
+def map_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004) of two maps, by scikit-image.
+
+    Each map is divided by its largest absolute value, so that zero stays zero; windows of 7 x 7.
+
+    Args:
+        first: As in `rank_correlation`; at least 7 pixels wide and high.
+        second: Likewise.
+
+    Returns:
+        (N,) float64, from -1 to 1.
+
+    Raises:
+        ValueError: As in `rank_correlation`, or the maps are too small.
+    """
+    one, two = (
+        m / m.abs().amax((1, 2), keepdim=True).clamp(min=1e-300) for m in _pair(first, second)
+    )
+    if min(one.shape[1:]) < _SSIM_WINDOW:
+        raise ValueError(f"maps must have at least {_SSIM_WINDOW} pixels a side, not {one.shape}")
+    pairs = zip(one.numpy(), two.numpy(), strict=True)
+    values = [
+        structural_similarity(a, b, win_size=_SSIM_WINDOW, data_range=2.0)  # type: ignore[no-untyped-call]
+        for a, b in pairs
+    ]
+    return torch.from_numpy(np.array(values, dtype=np.float64))
+
+
+def _similarities(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    one, two = _pair(first, second)
+    absolute = rank_correlation(one.abs(), two.abs())
+    return rank_correlation(one, two), absolute, map_similarity(one, two)
+
+
+def _pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    one, two = _pixels(first), _pixels(second)
+    if one.shape != two.shape:
+        raise ValueError(f"the maps differ in shape: {tuple(one.shape)} and {tuple(two.shape)}")
+    return one, two
+
+
+def _weighted_layers(model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """Paths of the convolutions and linear layers, in reverse order of execution."""
+    weighted = (graph.Convolution, graph.Dense)
+    paths = [
+        node.module for node in graph.trace(model, x).nodes if isinstance(node.operation, weighted)
+    ]
+    return tuple(reversed(dict.fromkeys(paths)))
