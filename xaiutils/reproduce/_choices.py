@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import rankdata
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
-from xaiutils.evaluation._pictures import Draws, Perturbation, replaced
+from xaiutils.evaluation._pictures import Draws, replaced
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._samek import _image_range, _inputs, _names, _weights_hash
 from xaiutils.reproduce._training_curve import _SHARE, correlation
@@ -183,19 +183,18 @@ def _place(
     steps = torch.tensor([max(1, round(share * regions.count)) for share in _SHARES])
     orders = _orders(regions, x, heatmaps, options.seed + first)
     found = {f"{f}/{o}/{s}": torch.empty(len(x)) for f, o, s in product(fills, orders, _SHARES)}
+    padded = {n: nn.functional.pad(r, (0, 1), value=regions.count) for n, r in orders.items()}
     for fill in fills:
         draws = Draws(x, regions, fills[fill], options.seed, first)
-        ways = {
-            name: Perturbation(draws, ranks, torch.zeros(len(x), dtype=torch.bool))
-            for name, ranks in orders.items()
-        }
         for i in range(len(x)):
             replacement = draws.replacement(i, 0)
-            for name, way in ways.items():
-                pictures = replaced(x[i], replacement, way.pixel_ranks(i, 0), steps)
-                scores = classifier.module(pictures)[:, target[i]]
-                for share, score in zip(_SHARES, scores, strict=True):
-                    found[f"{fill}/{name}/{share}"][i] = score
+            pictures = [
+                replaced(x[i], replacement, ranks[i][regions.index], steps)
+                for ranks in padded.values()
+            ]
+            scores = classifier.module(torch.cat(pictures))[:, target[i]]
+            for name, score in zip(product(orders, _SHARES), scores, strict=True):
+                found[f"{fill}/{name[0]}/{name[1]}"][i] = score
     return found
 
 
