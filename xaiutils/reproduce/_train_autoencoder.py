@@ -27,11 +27,11 @@ class Recipe:
 
 
 RECIPES = {
-    "mnist_ae_2": Recipe("MNIST", 8),
-    "mnist_ae_8": Recipe("MNIST", 8),
+    "mnist_ae_2": Recipe("MNIST", 5),
+    "mnist_ae_8": Recipe("MNIST", 5),
     "mnist_ae_16": Recipe("MNIST", 30),
-    "mnist_ae_32": Recipe("MNIST", 8),
-    "mnist_vae_16": Recipe("MNIST", 8),
+    "mnist_ae_32": Recipe("MNIST", 5),
+    "mnist_vae_16": Recipe("MNIST", 5),
     "natural_ae_64": Recipe("Tiny ImageNet", 10, 2e-3),
 }
 
