@@ -4,7 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xaiutils.reproduce import _claims, _complexity, _picture, _samek, _train, _training_curve
+from xaiutils.reproduce import (
+    _claims,
+    _complexity,
+    _dmbp,
+    _picture,
+    _samek,
+    _train,
+    _training_curve,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     _claims.add_command(commands)
     _complexity.add_command(commands)
+    _dmbp.add_command(commands)
     _picture.add_command(commands)
     _samek.add_command(commands)
     _train.add_command(commands)

@@ -1,0 +1,232 @@
+"""``dmbp``: compare objectives of DMBP by region perturbation, purity, sparsity and stability.
+
+Run it once on images to choose by, and once more on others to report.
+"""
+
+import argparse
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from xaiutils import attribution, data, evaluation, models
+from xaiutils.attribution import Disentangled, Extraction, FilterExtraction, Purity
+from xaiutils.attribution._dmbp_objectives import pool
+from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._samek import _image_range, _inputs, _names, _weights_hash
+from xaiutils.reproduce._work import keep_plan, kept, write_table
+
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "greedy": {"iterations": 0},
+    "extraction": {"objective": Extraction()},
+    "extraction_ones": {"objective": Extraction(), "start": "ones"},
+    "extraction_only": {"objective": Extraction(purity=0.0, nuisance=0.0)},
+    "extraction_overlap": {"objective": Extraction(window=16, overlap=1.0)},
+    "filters": {"objective": FilterExtraction()},
+    "purity": {"objective": Purity()},
+    "purity_window": {"objective": Purity(window=16)},
+    "purity_window_ones": {"objective": Purity(window=16), "start": "ones"},
+    "purity_window_free": {"objective": Purity(nuisance=0.0, window=16)},
+    "purity_window_small": {"objective": Purity(window=8)},
+    "purity_window_large": {"objective": Purity(window=32)},
+}
+"""What is compared, by name: options of :func:`xaiutils.attribution.dmbp`."""
+MAPS = ("positive", "negative", "both", "mapping")
+BASELINES = ("input_x_gradient", "sensitivity", "lrp_epsilon_plus", "random")
+JUDGED = 16
+"""The side of the windows over which purity, sparsity and stability are measured, in pixels."""
+_BLOCK = 2
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``dmbp`` to the command line."""
+    dmbp = commands.add_parser("dmbp", help="compare the objectives of DMBP")
+    dmbp.add_argument("--work", type=Path, required=True, help="folder of the blocks")
+    dmbp.add_argument("--out", type=Path, required=True, help="tables begin with this path")
+    dmbp.add_argument("--model", required=True, help="a name of models.available_classifiers()")
+    dmbp.add_argument("--images", type=_image_range, required=True, help="first:last[:stride]")
+    dmbp.add_argument("--candidates", type=_names, default=tuple(CANDIDATES))
+    dmbp.add_argument("--maps", type=_names, default=MAPS, help="which maps to perturb")
+    dmbp.add_argument("--stability", action="store_true", help="explain shaken images as well")
+    dmbp.add_argument("--iterations", type=int, default=20)
+    dmbp.add_argument("--region-size", type=int, default=16)
+    dmbp.add_argument("--steps", type=int, default=30)
+    dmbp.add_argument("--fill", choices=("uniform", "blur"), default="uniform")
+    dmbp.add_argument("--seed", type=int, default=0)
+    dmbp.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the blocks that are not there yet, then write the tables."""
+    for name, known in (("candidates", CANDIDATES), ("maps", MAPS)):
+        wrong = set(getattr(options, name)) - set(known)
+        if wrong or not getattr(options, name):
+            choice = ", ".join(known)
+            raise SystemExit(f"--{name}: {sorted(wrong)} unknown; choose from {choice}.")
+    for name in ("iterations", "region_size", "steps"):
+        if getattr(options, name) < 1:
+            option = name.replace("_", "-")
+            raise SystemExit(f"--{option} must be at least 1, not {getattr(options, name)}.")
+    images, classifier = data.imagenet_sample(), models.load_classifier(options.model)
+    numbers = range(*options.images)
+    if not (len(numbers) >= 2 and numbers.start >= 0 and numbers.stop <= len(images)):
+        raise SystemExit(f"--images: give at least two within 0:{len(images)}.")
+    plan = {
+        "model": options.model,
+        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier.module)},
+        "data": f"{images.name}, images {':'.join(map(str, options.images))}",
+        "candidates": {name: str(CANDIDATES[name]) for name in options.candidates},
+        "maps": list(options.maps),
+        "stability": options.stability,
+        "iterations": options.iterations,
+        "perturbation": [options.region_size, options.steps, options.fill, options.seed],
+    }
+    keep_plan(options.work, plan)
+    parts = []
+    for first in tqdm(range(0, len(numbers), _BLOCK), unit="blocks"):
+        block = numbers[first : first + _BLOCK]
+        path = options.work / f"images-{block.start:06}.safetensors"
+        parts.append(kept(path, partial(_measure, options, classifier, images, block)))
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    write_tables(options.out, found)
+    write_json(
+        options.out.with_name(f"{options.out.name}.json"), provenance(command_line(), **plan)
+    )
+    return 0
+
+
+def _measure(
+    options: argparse.Namespace,
+    classifier: models.Classifier,
+    images: data.ImageSet,
+    block: range,
+) -> dict[str, Tensor]:
+    """All measures of a block, (len(block),) float64 by "measure/candidate/map"."""
+    x = _inputs(images, classifier, block)
+    with torch.no_grad():
+        target = classifier.module(x).argmax(1)
+    maps, found = dict[str, Tensor](), dict[str, Tensor]()
+    for name in options.candidates:
+        given = {"iterations": options.iterations} | CANDIDATES[name]
+        result = attribution.dmbp(classifier.module, x, target, **given)
+        shown = {part: view for part, view in views(result).items() if part in options.maps}
+        maps |= {f"{name}/{part}": view for part, view in shown.items()}
+        for key, value in qualities(result).items():
+            measure, part = key.split("/")
+            found[f"{measure}/{name}/{part}"] = value
+        if not options.stability:
+            continue
+        moved = attribution.dmbp(classifier.module, _shaken(classifier, x, block), target, **given)
+        others = views(moved)
+        found |= {f"stability/{name}/{k}": _likeness(view, others[k]) for k, view in shown.items()}
+    for name in BASELINES:
+        seed = {"seed": options.seed + block.start} if name == "random" else {}
+        maps[f"{name}/map"] = attribution.METHODS[name](classifier.module, x, target, **seed)
+    return found | _perturbed(options, classifier, x, target, maps, block)
+
+
+def views(result: Disentangled) -> dict[str, Tensor]:
+    """The heatmaps that are made of one result; the negative one is large where it says "no"."""
+    norm = torch.linalg.vector_norm(result.positive_mapping, dim=1, keepdim=True)
+    return {
+        "positive": result.positive,
+        "negative": -result.negative,
+        "both": result.map,
+        "mapping": norm,
+    }
+
+
+def qualities(result: Disentangled) -> dict[str, Tensor]:
+    """Purity, sparsity and size of the branches, (N,) float64 each, by "measure/map"."""
+    found: dict[str, Tensor] = {}
+    for part, values in (("positive", result.positive), ("negative", -result.negative)):
+        sums = pool(values[None].double(), JUDGED)[0]
+        size = sums.abs().sum(1).clamp(min=1e-300)
+        found[f"purity/{part}"] = sums.sum(1) / size
+        found[f"effective_share/{part}"] = size.square() / (sums.square().sum(1) * sums.shape[1])
+        found[f"sum_over_output/{part}"] = sums.sum(1) / result.output
+    first, second = (pool(v[None].double(), JUDGED)[0] for v in (result.positive, -result.negative))
+    found["overlap/both"] = torch.cosine_similarity(first, second)
+    return found
+
+
+def _shaken(classifier: models.Classifier, x: Tensor, block: range) -> Tensor:
+    """The images with every colour value one grey level up or down, by lot."""
+    level = (classifier.preprocess.high - classifier.preprocess.low) / 255
+    generator = torch.Generator().manual_seed(block.start)
+    return x + level * (torch.randint(0, 2, x.shape, generator=generator) * 2 - 1)
+
+
+def _likeness(first: Tensor, second: Tensor) -> Tensor:
+    """The cosine of two maps' sums over windows, (N,)."""
+    own, other = (pool(values[None].double(), JUDGED)[0] for values in (first, second))
+    return torch.cosine_similarity(own, other)
+
+
+def _perturbed(
+    options: argparse.Namespace,
+    classifier: models.Classifier,
+    x: Tensor,
+    target: Tensor,
+    maps: Mapping[str, Tensor],
+    block: range,
+) -> dict[str, Tensor]:
+    """Areas between the unperturbed output and the curves of each map and of chance."""
+    look = classifier.preprocess
+    fills = {"uniform": evaluation.Uniform(look.low, look.high), "blur": evaluation.Blur()}
+    perturb = partial(
+        evaluation.region_perturbation,
+        classifier.module,
+        x,
+        target,
+        region_size=options.region_size,
+        steps=options.steps,
+        fill=fills[options.fill],
+        repeats=1,
+        seed=options.seed,
+        first_image=block.start,
+    )
+    chance = perturb(heatmaps={"": x}, order="random")[""].aopc()
+    found = {"aopc_random/(none)/map": chance}
+    areas = {
+        order: {name: curves.aopc() for name, curves in perturb(heatmaps=maps, order=order).items()}
+        for order in ("morf", "lerf")
+    }
+    for name, morf in areas["morf"].items():
+        found[f"aopc_morf/{name}"], found[f"aopc_lerf/{name}"] = morf, areas["lerf"][name]
+        found[f"abpc/{name}"] = morf - areas["lerf"][name]
+        found[f"morf_minus_random/{name}"] = morf - chance
+    return found
+
+
+def write_tables(out: Path, found: Mapping[str, Tensor]) -> None:
+    """Means with intervals, and every pair of maps by the area between LeRF and MoRF."""
+    rows = []
+    for key, values in found.items():
+        measure, candidate, view = key.split("/")
+        one = evaluation.bootstrap(values.double())
+        names = {"measure": measure, "candidate": candidate, "map": view}
+        rows.append(
+            names | {"mean": one.mean, "low": one.low, "high": one.high, "images": one.images}
+        )
+    write_table(out.with_name(f"{out.name}-measures.csv"), rows)
+    areas = {key.removeprefix("abpc/"): v for key, v in found.items() if key.startswith("abpc/")}
+    judged = {key: v.double() for key, v in areas.items() if not key.endswith("/negative")}
+    pairs = [
+        {
+            "first": pair.first,
+            "second": pair.second,
+            "difference": pair.difference.mean,
+            "low": pair.difference.low,
+            "high": pair.difference.high,
+            "images": pair.difference.images,
+            "p_value": pair.p_value,
+            "p_holm": pair.p_adjusted,
+        }
+        for pair in evaluation.compare(judged)
+    ]
+    write_table(out.with_name(f"{out.name}-comparisons.csv"), pairs)
