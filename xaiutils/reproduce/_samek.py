@@ -3,16 +3,18 @@
 The images are cut into blocks. Each block becomes one file with all its scores, which appears in
 the work folder whole or not at all; a run that is started again skips the blocks that are there.
 What is drawn for an image depends on the seed and the image's number, so blocks may be computed by
-any process, in any order, on any machine, and `merge` puts them together.
+any process, in any order, on any machine, and `merge` puts them together. With ``--dask`` the
+workers of a cluster compute the blocks, and this process writes them.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import threading
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
+from xaiutils.reproduce import _dask
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._samek_tables import write_tables
 
@@ -30,7 +33,10 @@ RANDOM_ORDER = "(none)"  # stands where a method would, for the order that is dr
 _CONSTANT = "constant map/"  # before "fill/order/method": which maps were the same everywhere
 _SEEDED = ("random", "smoothgrad")
 _DATA = ("mnist", "imagenet-sample", "photos", "folder")
-_HOW = ("--shard", "--device", "--batch-size")  # options that do not change the result
+_HOW = ("--shard", "--dask", "--device", "--batch-size")  # options that do not change the result
+_ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
+
+Block = tuple[range, dict[str, Tensor], dict[str, str]]  # its images, all scores, notes
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,34 @@ class Plan:
         return [images[i : i + self.block] for i in range(0, len(images), self.block)]
 
 
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A plan with what its blocks are computed from."""
+
+    plan: Plan
+    classifier: models.Classifier
+    images: data.ImageSet
+    device: str
+    batch_size: int | None
+
+    @cached_property
+    def fills(self) -> dict[str, evaluation.Fill]:
+        """The fills, from the images of the whole plan."""
+        return _fills(self.plan, self.classifier, self.images)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What tells this run from others."""
+        weights = _weights_hash(self.classifier.module)
+        source, of = self.images.source.description, len(self.images)
+        record = {
+            "plan": asdict(self.plan),
+            "weights": {"source": self.classifier.source, "sha256": weights},
+            "data": {"name": self.images.name, "source": source, "of": of},
+        }
+        return dict(json.loads(json.dumps(record)))  # as it reads when it comes back from a file
+
+
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``samek`` to the command line."""
     samek = commands.add_parser("samek", help="region perturbation over a data set")
@@ -86,6 +120,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--block", type=int, default=8, help="images that a kill may cost")
     run.add_argument("--shard", type=_shard, default=(1, 1), help="i/n: every n-th block")
+    run.add_argument("--dask", metavar="ADDRESS", help="scheduler whose workers compute the blocks")
     run.add_argument("--device", default="cpu")
     run.add_argument("--batch-size", type=int)
     run.set_defaults(run=run_blocks)
@@ -98,24 +133,50 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def run_blocks(options: argparse.Namespace) -> int:
     """Compute the blocks of this shard that are not there yet."""
-    classifier = models.load_classifier(options.model, weights=options.weights)
-    images = _load(options, classifier)
-    plan = _plan(options, len(images), classifier)
-    _keep_plan(options.work, plan, classifier, images)
+    run = _prepare(options)
+    _keep_plan(options.work, run)
     number, shards = options.shard
-    mine = plan.blocks()[number - 1 :: shards]
+    mine = run.plan.blocks()[number - 1 :: shards]
     missing = [block for block in mine if not _path(options.work, block).exists()]
     if not missing:
         print("nothing left to do in this shard")
         return 0
-    classifier.module.to(options.device)
-    fills = _fills(plan, classifier, images)
-    each = len(plan.orders) * len(plan.fills)
+    each = len(run.plan.orders) * len(run.plan.fills)
     with tqdm(total=each * sum(map(len, missing)), unit="curves") as bar:
-        for block in missing:
-            found = _block(plan, classifier, images, fills, block, options, bar)
-            _write_block(_path(options.work, block), found, options.device)
+        if options.dask:
+            task = partial(_block_on_worker, tuple(vars(options).items()), run.record)
+            for found in _dask.results(options.dask, task, missing):
+                _write_block(options.work, found)
+                bar.update(each * len(found[0]))
+        else:
+            for block in missing:
+                _write_block(options.work, _block(run, block, bar))
     return 0
+
+
+def _prepare(options: argparse.Namespace) -> _Run:
+    classifier = models.load_classifier(options.model, weights=options.weights)
+    images = _load(options, classifier)
+    plan = _plan(options, len(images), classifier)
+    return _Run(plan, classifier, images, options.device, options.batch_size)
+
+
+@lru_cache(maxsize=1)
+def _prepare_once(options: tuple[tuple[str, Any], ...]) -> _Run:
+    return _prepare(argparse.Namespace(**dict(options)))
+
+
+def _block_on_worker(
+    options: tuple[tuple[str, Any], ...], record: dict[str, Any], block: range
+) -> Block:
+    """Compute a block where the weights and the data are read anew, and must be the same."""
+    with _ONE_BLOCK_AT_A_TIME:
+        run = _prepare_once(options)
+        if run.record != record:
+            raise RuntimeError(
+                f"this worker has read {run.record}, not what was asked for: {record}"
+            )
+        return _block(run, block, tqdm(disable=True))
 
 
 def merge_blocks(options: argparse.Namespace) -> int:
@@ -193,27 +254,18 @@ def _read_plan(record: dict[str, Any]) -> Plan:
     return Plan(**fields)
 
 
-def _keep_plan(
-    work: Path, plan: Plan, classifier: models.Classifier, images: data.ImageSet
-) -> None:
+def _keep_plan(work: Path, run: _Run) -> None:
     """Write the plan into a new work folder; refuse a folder of another plan."""
-    record = {
-        "plan": asdict(plan),
-        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier.module)},
-        "data": {"name": images.name, "source": images.source.description, "of": len(images)},
-        "command": command_line(leave_out=_HOW),
-    }
-    record = json.loads(json.dumps(record))
     path = work / "plan.json"
     if not path.exists():
-        write_json(path, record)
+        write_json(path, run.record | {"command": command_line(leave_out=_HOW)})
         return
     kept = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("plan", "weights", "data"):
-        if kept[key] != record[key]:
+    for key, wanted in run.record.items():
+        if kept[key] != wanted:
             raise SystemExit(
-                f"{work} belongs to another run: its {key} is {kept[key]}, this one's "
-                f"{record[key]}. Give this run a --work folder of its own."
+                f"{work} belongs to another run: its {key} is {kept[key]}, this one's {wanted}. "
+                "Give this run a --work folder of its own."
             )
 
 
@@ -242,38 +294,31 @@ def _inputs(images: data.ImageSet, classifier: models.Classifier, numbers: Any) 
     return classifier.batch([images.images[i] for i in numbers])
 
 
-def _block(
-    plan: Plan,
-    classifier: models.Classifier,
-    images: data.ImageSet,
-    fills: Mapping[str, evaluation.Fill],
-    block: range,
-    options: argparse.Namespace,
-    bar: "tqdm[Any]",
-) -> dict[str, Tensor]:
+def _block(run: _Run, block: range, bar: "tqdm[Any]") -> Block:
     """All scores of one block, by "fill/order/method", with targets and labels."""
-    x = _inputs(images, classifier, block)
-    found = {"image": x, "label": images.labels[list(block)].clone()}
-    x = x.to(options.device)
+    plan, module = run.plan, run.classifier.module.to(run.device)
+    image = _inputs(run.images, run.classifier, block)
+    found = {"label": run.images.labels[list(block)].clone()}
+    x = image.to(run.device)
     with torch.no_grad():
-        target = classifier.module(x).argmax(dim=1)
+        target = module(x).argmax(dim=1)
     found["target"] = target.cpu()
-    heatmaps = {name: _heatmap(name, plan, classifier, x, target, block) for name in plan.methods}
+    heatmaps = {name: _heatmap(name, run, x, target, block) for name in plan.methods}
     for fill, order in ((fill, order) for fill in plan.fills for order in plan.orders):
         with warnings.catch_warnings():  # constant heatmaps are counted in the table
             warnings.simplefilter("ignore", evaluation.ConstantHeatmapWarning)
             curves = evaluation.region_perturbation(
-                classifier.module,
+                module,
                 x,
                 target,
                 {RANDOM_ORDER: x} if order == "random" else heatmaps,
                 plan.region_size,
                 plan.steps,
                 order,
-                fills[fill],
+                run.fills[fill],
                 plan.repeats,
                 plan.output,
-                options.batch_size,
+                run.batch_size,
                 plan.seed,
                 region_score=plan.region_score,
                 edge=plan.edge,
@@ -283,15 +328,18 @@ def _block(
             found[f"{fill}/{order}/{method}"] = result.scores
             found[f"{_CONSTANT}{fill}/{order}/{method}"] = result.constant
         bar.update(len(block))
-    return found
+    versions = provenance("")["versions"]
+    notes = {
+        "sha256": hashlib.sha256(image.numpy().tobytes()).hexdigest(),
+        "computed_with": ", ".join([*(f"{k} {v}" for k, v in versions.items()), run.device]),
+    }
+    return block, found, notes
 
 
-def _heatmap(
-    name: str, plan: Plan, classifier: models.Classifier, x: Tensor, target: Tensor, block: range
-) -> Tensor:
+def _heatmap(name: str, run: _Run, x: Tensor, target: Tensor, block: range) -> Tensor:
     """Heatmaps of one block. Methods that draw at random get a seed of the block's own."""
-    seed = {"seed": plan.seed + block.start} if name in _SEEDED else {}
-    heatmap: Tensor = attribution.METHODS[name](classifier.module, x, target, **seed)
+    seed = {"seed": run.plan.seed + block.start} if name in _SEEDED else {}
+    heatmap: Tensor = attribution.METHODS[name](run.classifier.module, x, target, **seed)
     return heatmap
 
 
@@ -299,14 +347,10 @@ def _path(work: Path, block: range) -> Path:
     return work / f"images-{block.start:06}-{block.stop:06}.safetensors"
 
 
-def _write_block(path: Path, found: dict[str, Tensor], device: str) -> None:
+def _write_block(work: Path, computed: Block) -> None:
     """Write beside the file and rename, so that a block is whole or not there."""
-    image = found.pop("image")
-    versions = provenance("")["versions"]
-    notes = {
-        "sha256": hashlib.sha256(image.numpy().tobytes()).hexdigest(),
-        "computed_with": ", ".join([*(f"{k} {v}" for k, v in versions.items()), device]),
-    }
+    block, found, notes = computed
+    path = _path(work, block)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, part, metadata=notes)
     part.replace(path)
