@@ -83,7 +83,7 @@ def measure(images: int, latents: int, repeats: int) -> list[dict]:
     candidates: dict[str, Callable[[], Tensor]] = {
         "loop": lambda: loop(decoder, z),
         "forward loop": lambda: forward_loop(decoder, z),
-        "xaiutils": lambda: attribution.decoder_norms(decoder, z, chunk_size=latents),
+        "xaiutils": lambda: attribution.decoder_norms(decoder, z),
     }
     expected = candidates["loop"]().detach()
     times: dict[str, list[float]] = {name: [] for name in candidates}
