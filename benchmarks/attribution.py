@@ -4,11 +4,12 @@
 
 Every tool explains the same images by the same rule. In each repeat all of them run one after the
 other, and a time is reported as the median over repeats of its ratio to the autograd gradient of
-the user's unmodified network in that repeat, so that a busy machine disturbs the ratios little.
+the user's unmodified network in that repeat, so that a busy machine disturbs the ratios little
+(``--clock cpu --threads 1`` still less: then what other processes take does not count).
 Peak memory is what the process grew by at most during one call, again over the gradient's. A dash
 means that the tool cannot run that network, or has no such rule; an asterisk that the sum of its
 heatmap is more than ten times the logit, so that it ran but did not work. With ``--save`` the table
-goes to results/benchmark-attribution.csv, with its record beside it.
+of each network goes to results/benchmark-attribution-NETWORK.csv, with its record beside it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from xaiutils.reproduce._provenance import provenance, write_json, write_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 Method = Callable[[], Tensor]
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 RULES: dict[str, Rule] = {
     "epsilon": Epsilon(),
     "z+": ZPlus(),
@@ -86,7 +88,7 @@ def with_captum(network: nn.Module, x: Tensor, targets: Tensor, rule: str) -> Te
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.rule = CAPTUM_RULES[rule]()
-        elif isinstance(module, (nn.BatchNorm2d, nn.ReLU6, nn.Identity)):
+        elif isinstance(module, (nn.BatchNorm2d, nn.ReLU6, nn.Identity, nn.Flatten)):
             module.rule = lrp_rules.IdentityRule()
     try:
         return captum.attr.LRP(network).attribute(x.clone(), target=targets).detach()
@@ -135,7 +137,7 @@ def candidates(network: nn.Module, x: Tensor, targets: Tensor) -> dict[tuple[str
     return methods
 
 
-def measure(name: str, batch: int, repeats: int) -> pd.DataFrame:
+def measure(name: str, batch: int, repeats: int, clock: Callable[[], float]) -> pd.DataFrame:
     """Return time and memory of every tool and rule on one network, relative to the gradient."""
     network = load(name)
     x = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -146,9 +148,9 @@ def measure(name: str, batch: int, repeats: int) -> pd.DataFrame:
     able = [key for key, row in rows.items() if "memory" in row]
     for _ in range(repeats):
         for key in able:
-            begin = time.perf_counter()
+            begin = clock()
             methods[key]()
-            rows[key]["times"].append(time.perf_counter() - begin)
+            rows[key]["times"].append(clock() - begin)
     return pd.DataFrame(relative(name, rows))
 
 
@@ -211,23 +213,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--save", action="store_true", help="write the table to results/")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     tables = []
     for name in options.networks.split(","):
-        tables.append(measure(name, options.batch, options.repeats))
+        tables.append(measure(name, options.batch, options.repeats, CLOCKS[options.clock]))
         print(f"{name}: gradient {tables[-1]['seconds'].iloc[0]:.2f} s", flush=True)
-    measured = pd.concat(tables)
-    print(tabulate(measured))
-    if options.save:
-        save(measured, options)
+        if options.save:
+            save(tables[-1], RESULTS / f"benchmark-attribution-{name}.csv", options)
+    print(tabulate(pd.concat(tables)))
 
 
-def save(measured: pd.DataFrame, options: argparse.Namespace) -> None:
+def save(measured: pd.DataFrame, path: Path, options: argparse.Namespace) -> None:
     """Write the table with its record."""
-    path = RESULTS / "benchmark-attribution.csv"
     write_text(path, measured.to_csv(index=False, float_format="%.3g"))
     tools = {name: importlib.metadata.version(name) for name in ("captum", "timm", "zennit")}
     record = provenance(
@@ -236,6 +237,7 @@ def save(measured: pd.DataFrame, options: argparse.Namespace) -> None:
         pixels=224,
         repeats=options.repeats,
         threads=options.threads,
+        clock=options.clock,
         processor=platform.machine(),
         weights="random, seed 0",
         tools=tools,

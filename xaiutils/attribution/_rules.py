@@ -155,7 +155,7 @@ class Weighted(Rule):
             return self._share(step, step.operation, step.total())
         if step.total_positive and step.nonnegative:  # only the sign of the weight matters then
             mixed = step.operation.reweighted(
-                lambda w: w.clamp(min=0).mul_(agree).add_(w.clamp(max=0), alpha=oppose)
+                lambda w: w.clamp(min=0).mul_(agree - oppose).add_(w, alpha=oppose)
             )
             return self._share(step, mixed, step.run(mixed, *step.inputs))
         return self._share_signed(step, (agree + oppose) / 2, (agree - oppose) / 2)
@@ -310,12 +310,12 @@ class AlphaBeta(Rule):
         """Pass the relevance of a step on to its inputs."""
         total = step.total()
         positive = self._positive_sum(step, total)
-        negative = total - positive
+        negative = positive - total  # its size
+        rounding = (positive + negative).mul_(_ROUNDING * _resolution(total))
         up, down = self._halves(step, total)
-        size = (positive - negative).abs()
         dead: Tensor | float = 0.0
         for half, part in ((up, positive), (down, negative)):
-            empty = part.abs() <= _ROUNDING * _resolution(size) * size
+            empty = part <= rounding
             if step.count:
                 dead = dead + total_of(half * empty)
             half.div_(part).masked_fill_(empty, 0.0)
@@ -323,7 +323,7 @@ class AlphaBeta(Rule):
         shift = step.operation.shift()
         if not step.bias_matters or shift is None:
             return Outcome(relevances, 0.0, 0.0, dead)
-        share = up * shift.clamp(min=0) + down * shift.clamp(max=0)
+        share = up * shift.clamp(min=0) - down * shift.clamp(max=0)
         return _with_bias(step, relevances, share, 0.0, dead)
 
     @staticmethod
@@ -348,10 +348,10 @@ class AlphaBeta(Rule):
             plus = operation.reweighted(_positive_part).transpose(up, step.shapes)
             minus = operation.reweighted(_negative_part).transpose(down, step.shapes)
             return step.times_inputs(
-                tuple(torch.add(p, m) for p, m in zip(plus, minus, strict=True))
+                tuple(torch.sub(p, m) for p, m in zip(plus, minus, strict=True))
             )
-        both = step.times_inputs(operation.transpose((up + down) / 2, step.shapes))
-        sizes = operation.reweighted(torch.abs).transpose((up - down) / 2, step.shapes)
+        both = step.times_inputs(operation.transpose((up - down) / 2, step.shapes))
+        sizes = operation.reweighted(torch.abs).transpose((up + down) / 2, step.shapes)
         return tuple(
             r.addcmul_(a.abs(), s) for r, a, s in zip(both, step.inputs, sizes, strict=True)
         )
