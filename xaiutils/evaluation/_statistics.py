@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -80,11 +81,7 @@ def bootstrap(
         raise ValueError(f"level must lie between 0 and 1, not {level}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
-    random = np.random.default_rng(seed)
-    means = [
-        numbers[random.integers(len(numbers), size=(part, len(numbers)))].mean(axis=1)
-        for part in _parts(resamples)
-    ]
+    means = [counts @ numbers / len(numbers) for counts in _counts(len(numbers), resamples, seed)]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(numbers.mean()), float(low), float(high), level, len(numbers))
 
@@ -149,12 +146,10 @@ def sign_flip(differences: Tensor, resamples: int = 10_000, seed: int = 0) -> fl
         ValueError: Fewer than two images, or a value that is not finite.
     """
     numbers = _checked(differences)
-    random = np.random.default_rng(seed)
     # Sums that are equal but for the rounding of float32 scores count as equal.
     reached = abs(numbers.sum()) - 1e-7 * abs(numbers).sum()
     extreme = 1
-    for part in _parts(resamples):
-        signs = random.integers(2, size=(part, len(numbers))) * 2 - 1
+    for signs in _signs(len(numbers), resamples, seed):
         extreme += int((abs(signs @ numbers) >= reached).sum())
     return extreme / (resamples + 1)
 
@@ -179,6 +174,23 @@ def _checked(values: Tensor) -> NDArray[np.float64]:
     if not np.isfinite(numbers).all():
         raise ValueError("values hold NaN or infinity")
     return numbers
+
+
+@lru_cache(maxsize=2)
+def _counts(images: int, resamples: int, seed: int) -> list[NDArray[np.uint16]]:
+    """How often each image is drawn in each resample: the same for all pairs of methods."""
+    random = np.random.default_rng(seed)
+    drawn = (random.integers(images, size=(part, images)) for part in _parts(resamples))
+    return [np.stack([np.bincount(row, minlength=images) for row in rows]).astype(np.uint16)
+            for rows in drawn]  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _signs(images: int, resamples: int, seed: int) -> list[NDArray[np.int8]]:
+    """Random signs, one for each image in each draw, likewise."""
+    random = np.random.default_rng(seed)
+    drawn = (random.integers(2, size=(part, images)) for part in _parts(resamples))
+    return [(2 * signs - 1).astype(np.int8) for signs in drawn]
 
 
 def _parts(resamples: int) -> list[int]:
