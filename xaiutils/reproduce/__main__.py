@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from xaiutils.reproduce import (
+    _choices,
     _claims,
     _complexity,
     _dmbp,
+    _grad_lam,
     _picture,
     _samek,
     _train,
@@ -22,9 +24,11 @@ def parser() -> argparse.ArgumentParser:
         description="Make the weights and the tables that the book reads.",
     )
     commands = top.add_subparsers(dest="command", required=True)
+    _choices.add_command(commands)
     _claims.add_command(commands)
     _complexity.add_command(commands)
     _dmbp.add_command(commands)
+    _grad_lam.add_command(commands)
     _picture.add_command(commands)
     _samek.add_command(commands)
     _train.add_command(commands)
