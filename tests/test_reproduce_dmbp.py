@@ -30,7 +30,7 @@ def digits(monkeypatch):
 
 def run(folder, *more):
     places = [f"--work={folder / 'work'}", f"--out={folder / 'table'}"]
-    return command.main(["dmbp", *places, *SETTINGS, *more])
+    return command.main(["dmbp", "search", *places, *SETTINGS, *more])
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +93,52 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     run(tmp_path, "--candidates=greedy")
     with pytest.raises(SystemExit, match="another run"):
         run(tmp_path, "--candidates=greedy", "--steps=4")
+
+
+def samek(work, methods, *more):
+    options = ["--model=mnist_cnn", "--data=mnist", "--source=embedded", "--images=0:5"]
+    options += ["--steps=4", "--region-size=7", "--repeats=1", "--block=2"]
+    methods = f"--methods={methods}"
+    return command.main(["samek", "run", f"--work={work}", methods, *options, *more])
+
+
+def join(folder, *works):
+    places = [f"--out={folder / 'joined'}", "--works", *map(str, works)]
+    return command.main(["dmbp", "join", "--resamples=100", *places])
+
+
+def test_runs_apart_are_joined_as_if_they_had_been_one(tmp_path):
+    first, second, both = (tmp_path / name for name in ("first", "second", "both"))
+    samek(first, "gradient")
+    samek(second, "dmbp_greedy", "--orders=morf,lerf")
+    samek(both, "gradient,dmbp_greedy")
+    assert join(tmp_path, first, second) == 0
+    command.main(
+        ["samek", "merge", f"--work={both}", f"--out={tmp_path / 'whole'}", "--resamples=100"]
+    )
+    keys = ["fill", "measure", "method"]
+    joined = pd.read_csv(tmp_path / "joined-areas.csv").set_index(keys)["mean"].sort_index()
+    whole = pd.read_csv(tmp_path / "whole-areas.csv").set_index(keys)["mean"].sort_index()
+    assert list(joined.index) == list(whole.index)
+    assert joined.to_list() == pytest.approx(whole.to_list(), rel=1e-3, abs=1e-4)
+    record = (tmp_path / "joined.json").read_text()
+    assert json.loads(record)["images"] == 5
+    assert str(tmp_path) not in record
+
+
+def test_only_blocks_that_every_run_has_are_joined(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    samek(first, "gradient")
+    samek(second, "dmbp_greedy", "--shard=1/3")
+    join(tmp_path, first, second)
+    assert json.loads((tmp_path / "joined.json").read_text())["images"] == 2
+
+
+def test_runs_that_differ_are_not_joined(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    samek(first, "gradient")
+    samek(second, "gradient", "--seed=1")
+    with pytest.raises(SystemExit, match="differ"):
+        join(tmp_path, first, second)
+    with pytest.raises(SystemExit, match=r"plan\.json"):
+        join(tmp_path, first, tmp_path / "third")

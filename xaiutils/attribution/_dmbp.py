@@ -115,8 +115,7 @@ def dmbp(
             over space, has the sign of the branch.
         objective: What the masks are to make small, one of the classes derived from
             :class:`Objective`. None takes :class:`Purity` over windows of 1/14 of the image's
-            side, which did best of those that we compared; for inputs that are no images, without
-            windows.
+            side; for inputs that are no images, without windows.
         start: ``"greedy"``, or ``"ones"`` for no masks.
         learning_rate: How far a mask moves in the first step.
         internal_batch_size: How many images at a time; bounds the memory.

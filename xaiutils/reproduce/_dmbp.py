@@ -1,23 +1,35 @@
-"""``dmbp``: compare objectives of DMBP by region perturbation, purity, sparsity and stability.
+"""``dmbp``: compare objectives of DMBP with each other, and its maps with those of other methods.
 
-Run it once on images to choose by, and once more on others to report.
+``search`` compares objectives by region perturbation, purity, sparsity and stability: run it once
+on images to choose by, and once more on others to report. ``join`` puts blocks of ``samek run`` on
+the same images side by side, so that methods that were run apart can be compared image by image.
 """
 
 import argparse
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.attribution import Disentangled, Extraction, FilterExtraction, Purity
 from xaiutils.attribution._dmbp_objectives import pool
+from xaiutils.reproduce import _samek_tables
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
-from xaiutils.reproduce._samek import _image_range, _inputs, _names, _weights_hash
+from xaiutils.reproduce._samek import (
+    _CONSTANT,
+    _image_range,
+    _inputs,
+    _names,
+    _read_plan,
+    _weights_hash,
+)
 from xaiutils.reproduce._work import keep_plan, kept, write_table
 
 CANDIDATES: dict[str, dict[str, Any]] = {
@@ -44,7 +56,14 @@ _BLOCK = 2
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``dmbp`` to the command line."""
-    dmbp = commands.add_parser("dmbp", help="compare the objectives of DMBP")
+    top = commands.add_parser("dmbp", help="compare DMBP's objectives, and DMBP with other methods")
+    actions = top.add_subparsers(dest="action", required=True)
+    join = actions.add_parser("join", help="tables of several samek runs on the same images")
+    join.add_argument("--works", type=Path, nargs="+", required=True, help="folders of the runs")
+    join.add_argument("--out", type=Path, required=True, help="tables begin with this path")
+    join.add_argument("--resamples", type=int, default=10_000, help="draws of the bootstrap")
+    join.set_defaults(run=join_runs)
+    dmbp = actions.add_parser("search", help="compare the objectives of DMBP")
     dmbp.add_argument("--work", type=Path, required=True, help="folder of the blocks")
     dmbp.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     dmbp.add_argument("--model", required=True, help="a name of models.available_classifiers()")
@@ -230,3 +249,55 @@ def write_tables(out: Path, found: Mapping[str, Tensor]) -> None:
         for pair in evaluation.compare(judged)
     ]
     write_table(out.with_name(f"{out.name}-comparisons.csv"), pairs)
+
+
+def join_runs(options: argparse.Namespace) -> int:
+    """Write the tables of all methods on the blocks that every run has."""
+    records = [_plan_of(work) for work in options.works]
+    if any(_shared(record) != _shared(records[0]) for record in records):
+        raise SystemExit("the runs differ in more than their methods and orders: nothing to join.")
+    shared = set.intersection(*({p.name for p in w.glob("*.safetensors")} for w in options.works))
+    if not shared:
+        raise SystemExit("the runs have no block in common; start them again and join after it.")
+    parts = [_joined([work / name for work in options.works]) for name in sorted(shared)]
+    scores = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    targets = scores.pop("target")
+    flags = [key for key in scores if key.startswith(_CONSTANT)]
+    constant = {key.removeprefix(_CONSTANT): scores.pop(key) for key in flags}
+    tables = _samek_tables.write_tables(options.out, scores, constant, options.resamples)
+    facts = {
+        "plan": _shared(records[0]),
+        "methods": sorted({m for record in records for m in record["plan"]["methods"]}),
+        "runs": [record["command"] for record in records],
+        "images": len(targets),
+        "blocks": [len(shared), "of", len(_read_plan(records[0]).blocks())],
+        "resamples": options.resamples,
+    }
+    command = "python -m xaiutils.reproduce dmbp join"
+    written = provenance(command, **facts, tables=[path.name for path in tables])
+    write_json(options.out.with_name(f"{options.out.name}.json"), written)
+    print(f"{len(targets)} images; wrote {', '.join(path.name for path in tables)}")
+    return 0
+
+
+def _plan_of(work: Path) -> dict[str, Any]:
+    path = work / "plan.json"
+    if not path.exists():
+        raise SystemExit(f"{work} holds no plan.json: give the --work folders of samek runs.")
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def _shared(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the pictures and the outputs, whatever the methods are."""
+    free = ("methods", "orders")
+    plan = {key: value for key, value in record["plan"].items() if key not in free}
+    return plan | {"weights": record["weights"], "data": record["data"]}
+
+
+def _joined(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The scores of one block from all runs, which must have explained the same classes."""
+    blocks = [load_file(path) for path in paths]
+    if any(not torch.equal(block["target"], blocks[0]["target"]) for block in blocks):
+        raise SystemExit(f"{paths[0].name}: the runs explain different classes.")
+    return {key: value for block in blocks for key, value in block.items() if key != "label"}

@@ -1,0 +1,37 @@
+"""The ledger's rows on DMBP: signs, and what a verdict needs."""
+
+import pandas as pd
+import pytest
+
+from xaiutils.reproduce._claims import _dmbp
+
+
+def write(folder, differences):
+    """A table in which DMBP stands first or second, as it comes."""
+    rows = [
+        {"measure": "abpc", "first": "dmbp", "second": rival, "difference": d, "low": d - 1,
+         "high": d + 1} if turn % 2 else
+        {"measure": "abpc", "first": rival, "second": "dmbp", "difference": -d, "low": -d - 1,
+         "high": -d + 1}
+        for turn, (rival, d) in enumerate(zip(_dmbp._RIVALS, differences, strict=True))
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / f"{_dmbp._RUN}-comparisons.csv", index=False)
+    areas = pd.DataFrame([{"measure": "abpc", "images": 9}])
+    areas.to_csv(folder / f"{_dmbp._RUN}-areas.csv", index=False)
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict", "reason"),
+    [
+        ((2, 3, 4, 5), "confirmed", "Ahead of 4, behind 0, undecided in 0."),
+        ((2, 0.5, -3, -4), "not confirmed", "Ahead of 1, behind 2, undecided in 1."),
+    ],
+)
+def test_differences_are_ours_minus_theirs(tmp_path, differences, verdict, reason):
+    write(tmp_path, differences)
+    consistent, interpretable = _dmbp.rows(tmp_path)
+    assert [effect.mean for effect in consistent.effects] == list(differences)
+    assert all(e.low == e.mean - 1 and e.high == e.mean + 1 for e in consistent.effects)
+    assert {effect.images for effect in consistent.effects} == {9}
+    assert (consistent.verdict, consistent.reason) == (verdict, reason)
+    assert interpretable.verdict == "not testable"
