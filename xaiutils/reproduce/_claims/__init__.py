@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from xaiutils.reproduce._claims import _dmbp, _grad_lam, _samek
 from xaiutils.reproduce._claims._row import Claim
 from xaiutils.reproduce._provenance import provenance, write_json, write_text
 from xaiutils.reproduce.results import folder
 
-PAPERS: tuple[Callable[[Path], list[Claim]], ...] = ()
+PAPERS: tuple[Callable[[Path], list[Claim]], ...] = (_samek.rows, _grad_lam.rows, _dmbp.rows)
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -33,28 +33,28 @@ def rows(results: Path) -> list[Claim]:
         _claim(
             results,
             "LRP finds what the network uses better than deconvolution does",
-            "Section IV-A and Fig. 4",
+            "Experiments, Fig. 4",
             partial(pair, alpha_beta, "deconvnet_l2"),
             "alpha-beta LRP minus deconvolution, by the area over the MoRF curve.",
         ),
         _claim(
             results,
             "Deconvolution finds it better than sensitivity does",
-            "Section IV-A and Fig. 4",
+            "Experiments, Fig. 4",
             partial(pair, "deconvnet_l2", "sensitivity"),
             "Deconvolution minus sensitivity, by the area over the MoRF curve.",
         ),
         _claim(
             results,
             "LRP finds it better than sensitivity does",
-            "Section IV-A and Fig. 4",
+            "Experiments, Fig. 4",
             partial(pair, alpha_beta, "sensitivity"),
             "Alpha-beta LRP minus sensitivity, by the area over the MoRF curve.",
         ),
         _claim(
             results,
             "Sensitivity is no better than a random order on SUN397",
-            "Section IV-A and Fig. 4",
+            "Experiments, Fig. 4",
             partial(_against_random, table, "sensitivity", -1),
             "Random order minus sensitivity, by the area over the MoRF curve; on other data than "
             "theirs.",
@@ -62,7 +62,7 @@ def rows(results: Path) -> list[Claim]:
         _claim(
             results,
             "The epsilon rule is slightly ahead of alpha-beta",
-            "Section IV-A",
+            "Experiments",
             partial(pair, epsilon, alpha_beta),
             "Epsilon minus alpha-beta, by the area over the MoRF curve. Theirs is epsilon 0.01 "
             "and 100, ours the stabiliser alone.",
@@ -94,7 +94,7 @@ def rows(results: Path) -> list[Claim]:
         Claim(
             PAPER,
             "The gap to random is largest on ILSVRC2012, smaller on SUN397 and Places",
-            "Section IV-A",
+            "Experiments",
             _THERE,
             "One set of natural images only.",
             (),
@@ -112,7 +112,7 @@ def _complexity(results: Path) -> list[Claim]:
         _claim(
             results,
             f"{name}: sensitivity above deconvolution, deconvolution above LRP",
-            "Fig. 7" if measure == "entropy" else "Table I",
+            "Box plots of the entropy" if measure == "entropy" else "Table I",
             partial(_sizes, results, measure, units[measure]),
             "Sensitivity minus deconvolution, and deconvolution minus alpha-beta LRP; grey "
             "pictures of 224 x 224 pixels scaled to their largest value.",
