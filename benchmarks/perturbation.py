@@ -29,7 +29,7 @@ from xaiutils import data, evaluation, models
 from xaiutils.reproduce._provenance import provenance, write_json, write_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-REGION_SIZES = {"mnist_cnn": 4, "efficientnet_lite0": 8, "vgg16": 8}  # whole numbers of them fit
+REGION_SIZES = {"mnist_cnn": 2, "efficientnet_lite0": 8, "vgg16": 8}  # whole numbers of them fit
 BATCH_SIZES = {"mnist_cnn": 32, "efficientnet_lite0": 16, "vgg16": 16}  # fastest for bare passes
 
 

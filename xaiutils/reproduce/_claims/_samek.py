@@ -105,35 +105,40 @@ def rows(results: Path) -> list[Claim]:
 
 
 def _complexity(results: Path) -> list[Claim]:
-    """The order of file sizes and of entropy, one claim for each measure."""
-    measures = {"png": "PNG files", "jpeg": "JPEG files (quality 90)", "entropy": "Entropy"}
-    units = {"png": "bytes", "jpeg": "bytes", "entropy": "bits a pixel"}
+    """The order of file sizes and of entropy, one claim for each measure and pair of neighbours."""
+    measures = {
+        "png": ("PNG files", "bytes", "Table I"),
+        "jpeg": ("JPEG files (quality 90)", "bytes", "Table I"),
+        "entropy": ("Entropy", "bits a pixel", "Box plots of the entropy"),
+    }
+    names = {
+        "sensitivity": "sensitivity",
+        "deconvnet_l2": "deconvolution",
+        "lrp_alpha2_beta1": "LRP",
+    }
     return [
         _claim(
             results,
-            f"{name}: sensitivity above deconvolution, deconvolution above LRP",
-            "Box plots of the entropy" if measure == "entropy" else "Table I",
-            partial(_sizes, results, measure, units[measure]),
-            "Sensitivity minus deconvolution, and deconvolution minus alpha-beta LRP; grey "
-            "pictures of 224 x 224 pixels scaled to their largest value.",
+            f"{title}: {names[first]} above {names[second]}",
+            where,
+            partial(_sizes, results, measure, unit, first, second),
+            f"Maps of {names[first]} minus maps of {names[second]} (alpha-beta rule for LRP); grey "
+            "pictures of 224 x 224 pixels, each scaled to its own maximum.",
         )
-        for measure, name in measures.items()
+        for measure, (title, unit, where) in measures.items()
+        for first, second in pairwise(names)
     ]
 
 
-def _sizes(results: Path, measure: str, unit: str, network: str) -> list[Effect]:
-    """The differences of the two pairs of neighbours in the paper's order."""
+def _sizes(
+    results: Path, measure: str, unit: str, first: str, second: str, network: str
+) -> list[Effect]:
+    """First minus second, by one measure of complexity."""
     table = _table(results, network, "comparisons", "complexity")
     if table is None:
         return []
     rows = table[(table["measure"] == measure) & (table["setting"] == "grey")]
-    order = ("sensitivity", "deconvnet_l2", "lrp_alpha2_beta1")
-    label = f"{unit}, {NETWORKS[network]}"
-    return [
-        effect
-        for first, second in pairwise(order)
-        for effect in _signed(rows, first, second, label, 0)
-    ]
+    return _signed(rows, first, second, f"{unit}, {NETWORKS[network]}", 0)
 
 
 def _training(results: Path) -> Claim:
@@ -184,7 +189,7 @@ def _side(effects: list[Effect]) -> str:
         return "in the stated direction"
     if all(effect.high < 0 for effect in effects):
         return "in the opposite direction"
-    return "undecided" if len(effects) == 1 else "in part"
+    return "undecided"
 
 
 def _table(results: Path, network: str, name: str, run: str = "samek") -> pd.DataFrame | None:
