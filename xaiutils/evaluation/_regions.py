@@ -61,12 +61,12 @@ class Regions:
 
     @property
     def row_spans(self) -> list[tuple[int, int]]:
-        """The rows of pixels of each row of regions: the first, and the one after the last."""
+        """First row of pixels of each row of regions, and the one after the last."""
         return self._spans(self.height)
 
     @property
     def column_spans(self) -> list[tuple[int, int]]:
-        """The columns of pixels of each column of regions, likewise."""
+        """First column of pixels of each column of regions, and the one after the last."""
         return self._spans(self.width)
 
     def scores(self, maps: Tensor, reduce: Reduce = "sum") -> Tensor:

@@ -171,7 +171,7 @@ def reconstruction_error(module: Autoencoder, images: Tensor, batch_size: int = 
         batch_size: Images per pass.
 
     Returns:
-        Errors (N,): the squared difference of image and reconstruction, averaged over C, H and W.
+        The squared difference of image and reconstruction, averaged over C, H and W, as (N,).
 
     Raises:
         ValueError: The images do not fit the network.
