@@ -253,6 +253,22 @@ def test_the_mask_gradient_is_autograd_through_autograd(seed, objective):
     assert_gradient_is_autograds(network, x, objective, seed)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+def test_an_image_with_no_open_path_has_no_evidence_and_spoils_no_other(objective):
+    network, x = small("residual")
+    x = torch.cat([x[:1], 0 * x[:1]])  # nothing times a gradient is nothing
+    parts = masked(network, x)
+    masks = random_masks(parts)
+    _, evidence = parts.backward(masks)
+    loss, slopes = objective.evaluate(evidence, parts.whole)
+    assert not evidence.pixels[:, 1].any()
+    assert torch.isfinite(loss).all() and torch.isfinite(parts.mask_gradient(masks, slopes)).all()
+    found = attribution.dmbp(network, x, 0, 3, objective=objective)
+    alone = attribution.dmbp(network, x[:1], 0, 3, objective=objective)
+    assert not found.map[1].any()
+    torch.testing.assert_close(found.map[:1], alone.map)
+
+
 @pytest.mark.parametrize("name", ["residual", "bottleneck"])
 @pytest.mark.parametrize("objective", OBJECTIVES[:4], ids=lambda o: type(o).__name__)
 def test_the_same_with_residual_additions_and_relu6(name, objective):

@@ -166,7 +166,7 @@ class Purity(Objective):
         """Return the loss of each image, (N,), and its gradient with respect to the evidence."""
         sums, reference = pool(evidence.pixels, self.window), pool(whole.pixels, self.window)
         sign = branch_signs(sums)[..., 0]
-        floor = _EMPTY * reference[0].abs().sum(-1) + torch.finfo(sums.dtype).tiny
+        floor = _EMPTY * _size(reference[0])
         value, size = sums.sum(-1), sums.abs().sum(-1)
         filled = size > floor
         size = size.maximum(floor)
@@ -185,7 +185,7 @@ def _extract(
     sums: Tensor, whole: Tensor, purity: float, nuisance: float, overlap: float
 ) -> tuple[Tensor, Tensor]:
     """The loss of :class:`Extraction` and its gradient, for sums (2, N, F) and (N, F)."""
-    scale = whole.abs().sum(-1).clamp(min=torch.finfo(whole.dtype).tiny)
+    scale = _size(whole)
     sign = branch_signs(sums)
     value, size = (sign * sums).sum((0, 2)), sums.abs().sum((0, 2))
     left = (whole.sum(-1) - sums.sum((0, 2))) / scale
@@ -198,6 +198,16 @@ def _extract(
         loss = loss + overlap * least.sum(-1) / scale
         slope = slope + overlap * sign * smaller / smaller.sum(0).clamp(min=1)
     return loss, slope / scale[:, None]
+
+
+def _size(whole: Tensor) -> Tensor:
+    """Return the 1-norms, (N,), of attributions (N, F); infinite where all are zero.
+
+    Nothing can be separated in such an image (no path to the output is open), and dividing by
+    infinity makes its loss and its gradient zero; dividing by a tiny number would overflow.
+    """
+    size = whole.abs().sum(-1)
+    return size.where(size > 0, torch.inf)
 
 
 def pool(pixels: Tensor, window: int | None) -> Tensor:
