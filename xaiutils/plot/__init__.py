@@ -16,7 +16,7 @@ from xaiutils.plot._heatmaps import (
     row,
 )
 from xaiutils.plot._intervals import intervals
-from xaiutils.plot._show import alternative_text, save, set_alternative_text, show
+from xaiutils.plot._show import alternative_text, png, save, set_alternative_text, show
 from xaiutils.plot._stack import show_stack
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "intervals",
     "picture",
     "pixel_relevance",
+    "png",
     "row",
     "save",
     "set_alternative_text",

@@ -50,7 +50,7 @@ def show(figure: Figure, alt: str | None = None) -> None:
     text = alternative_text(figure)
     if not text:
         raise ValueError("This figure has no alternative text: call show(figure, alt='...').")
-    content = {"image/png": _png(figure), "text/plain": text}
+    content = {"image/png": png(figure), "text/plain": text}
     display(content, metadata={"image/png": {"alt": text}}, raw=True)  # type: ignore[no-untyped-call]
     plt.close(figure)
 
@@ -64,13 +64,13 @@ def save(figure: Figure, path: str | Path) -> None:
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(_png(figure))
+    part.write_bytes(png(figure))
     part.replace(path)
     plt.close(figure)
 
 
-def _png(figure: Figure) -> bytes:
-    """The figure in at most 256 colours: a third of the size, so that notebooks stay small."""
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG in at most 256 colours: a third of the size, so notebooks stay small."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_DPI, bbox_inches="tight")
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(

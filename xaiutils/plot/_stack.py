@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
-from xaiutils.plot._show import _png, alternative_text
+from xaiutils.plot._show import alternative_text, png
 
 
 def show_stack(figures: Mapping[str, Figure], name: str, question: str) -> None:
@@ -50,7 +50,7 @@ def _button(name: str, number: int, label: str) -> str:
 
 
 def _pane(figure: Figure) -> str:
-    picture = base64.b64encode(_png(figure)).decode("ascii")
+    picture = base64.b64encode(png(figure)).decode("ascii")
     text = html.escape(alternative_text(figure))
     plt.close(figure)
     return f'<div><img alt="{text}" src="data:image/png;base64,{picture}"></div>'
