@@ -1,10 +1,13 @@
-"""A Sphinx extension with the two things that the book needs and its toolchain does not do.
+"""A Sphinx extension with the three things that the book needs and its toolchain does not do.
 
 1. A figure's alternative text, made by `xaiutils.plot` from what it draws and stored beside the
    picture in the notebook, reaches the page. myst-nb reads a text that is written into the cell's
    metadata by hand, but not the one in the output's. A picture without one is a warning, which
    the build turns into a failure.
-2. Where assets/vendor/ could not be filled, the scripts come from their usual addresses.
+2. A widget is followed by its static twin, the picture that its output holds too (see
+   xaiutils.widgets). assets/book.css shows it on paper, and a style of its own where scripts
+   are off.
+3. Where assets/vendor/ could not be filled, the scripts come from their usual addresses.
 """
 
 from pathlib import Path
@@ -20,6 +23,10 @@ from sphinx.util import logging
 from vendor import is_filled
 
 logger = logging.getLogger(__name__)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+WITHOUT_SCRIPTS = (
+    "<noscript><style>img.static-twin { display: inline !important; }</style></noscript>"
+)
 
 
 def copy_alternative_texts(app: Sphinx, document: nodes.document) -> None:
@@ -45,6 +52,19 @@ def _label_pictures(cell: nodes.container, outputs: list[Any]) -> None:
                     logger.warning("a picture without alternative text", location=bundle)
 
 
+def add_static_twins(app: Sphinx, document: nodes.document) -> None:
+    """Put behind each widget the picture that stands for it."""
+    for bundle in document.findall(nodes.container):
+        if bundle.get("nb_element") != "mime_bundle":
+            continue
+        formats = {alternative["mime_type"]: alternative for alternative in bundle.children}
+        if WIDGET in formats and "image/png" in formats:
+            for image in formats["image/png"].findall(nodes.image):
+                twin = image.deepcopy()
+                twin["classes"].append("static-twin")
+                formats[WIDGET] += [twin, nodes.raw(text=WITHOUT_SCRIPTS, format="html")]
+
+
 def fall_back_to_cdn(app: Sphinx, config: Config) -> None:
     """Take back the vendored addresses of _config.yml where there is nothing behind them."""
     if not is_filled(Path(app.srcdir)):
@@ -53,7 +73,8 @@ def fall_back_to_cdn(app: Sphinx, config: Config) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register both with Sphinx."""
+    """Register all of it with Sphinx."""
     app.connect("config-inited", fall_back_to_cdn)
     app.connect("doctree-read", copy_alternative_texts)
+    app.connect("doctree-read", add_static_twins, priority=600)  # with their alternative texts
     return {"version": "1", "parallel_read_safe": True}
