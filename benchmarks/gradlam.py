@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from xaiutils import attribution
 from xaiutils.reproduce._provenance import provenance, write_json
-from xaiutils.reproduce._work import write_table
+from xaiutils.reproduce._tables import write_table
 
 LATENTS = (8, 32, 128)
 CHUNKS = (8, 32, 128)
@@ -145,8 +145,8 @@ def main() -> None:
             print(f"{row['images']} images, {row['latents']} latents: {ratio:.1f} x "
                   f"(target {target:.0f} x, {met})")  # fmt: skip
     if options.out:
-        write_table(options.out.with_name(f"{options.out.name}-speed.csv"), speed)
-        write_table(options.out.with_name(f"{options.out.name}-memory.csv"), grown)
+        write_table(options.out, "speed", speed)
+        write_table(options.out, "memory", grown)
         command = f"python benchmarks/gradlam.py --images {options.images}"
         facts = {"repeats": options.repeats, "threads": options.threads, "device": "CPU"}
         write_json(options.out.with_name(f"{options.out.name}.json"), provenance(command, **facts))

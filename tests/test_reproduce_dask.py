@@ -98,7 +98,7 @@ def test_an_error_on_a_worker_ends_the_run(cluster):
 def test_a_worker_with_other_weights_is_refused(cluster, tmp_path, monkeypatch):
     from xaiutils.reproduce import _samek
 
-    monkeypatch.setattr(_samek, "_weights_hash", lambda module: "another")
+    monkeypatch.setattr(_samek, "weights", lambda module, source: {"sha256": "another"})
     with pytest.raises(RuntimeError, match="not what was asked"):
         run(tmp_path, f"--dask={cluster.scheduler_address}")
     assert not blocks(tmp_path)

@@ -79,7 +79,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     [
         ("--candidates=greed", "greed"),
         ("--maps=negative,norm", "norm"),
-        ("--images=3:4", "at least two"),
+        ("--images=3:4", "at least 2"),
         ("--iterations=0", "iterations"),
     ],
 )

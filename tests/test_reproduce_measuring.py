@@ -61,7 +61,7 @@ def test_a_second_start_trains_and_scores_nothing_again(digits, tmp_path, monkey
     curve(tmp_path)
     assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "work").iterdir()}
     assert (tmp_path / "table-correlations.csv").read_text() == table
-    with pytest.raises(SystemExit, match="seed differ"):
+    with pytest.raises(SystemExit, match="its seed is 0, this one's 1"):
         curve(tmp_path, "--seed=1")
 
 
@@ -169,7 +169,7 @@ def test_orders_are_orders_and_borrowed_ones_belong_to_the_neighbour():
 
 
 def test_a_part_is_stored_whole_or_not(tmp_path, monkeypatch):
-    def fail(tensors, path):
+    def fail(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 

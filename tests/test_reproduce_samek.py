@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import __main__ as command
-from xaiutils.reproduce import _samek
+from xaiutils.reproduce import _samek, _work
 
 SETTINGS = [
     "--model=mnist_cnn",
@@ -124,7 +124,7 @@ def test_a_failed_write_leaves_no_block(monkeypatch, tmp_path):
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(_samek, "save_file", full_disk)
+    monkeypatch.setattr(_work, "save_file", full_disk)
     with pytest.raises(OSError, match="space"):
         run(tmp_path)
     assert not contents(tmp_path)

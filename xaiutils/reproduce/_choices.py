@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.evaluation._pictures import Draws, replaced
+from xaiutils.reproduce._explained import heatmap, inputs, mean_input, weights
+from xaiutils.reproduce._options import chosen, image_range, names, require_known
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
-from xaiutils.reproduce._samek import _image_range, _inputs, _names, _weights_hash
+from xaiutils.reproduce._tables import interval, write_table
 from xaiutils.reproduce._training_curve import _SHARE, correlation
-from xaiutils.reproduce._work import keep_plan, kept, write_table
+from xaiutils.reproduce._work import by_blocks, keep_plan
 
 _METHODS = (
     "sensitivity", "input_x_gradient", "deconvnet_l2", "grad_cam",
@@ -35,6 +36,7 @@ _PLACED = ("lrp_epsilon_plus", "sensitivity")
 _BLOCKS = {"mnist": 50, "imagenet-sample": 4}
 _REFERENCE = "uniform/middle/logit"
 _SHARES = (0.01, 0.04, 0.16, 0.5)  # of the regions
+_RESAMPLES = 2000
 
 Scores = dict[str, Tensor]
 
@@ -47,8 +49,8 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     choices.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     choices.add_argument("--model", required=True)
     choices.add_argument("--data", choices=tuple(_BLOCKS), required=True)
-    choices.add_argument("--images", type=_image_range, required=True, help="first:last[:stride]")
-    choices.add_argument("--methods", type=_names)
+    choices.add_argument("--images", type=image_range, required=True, help="first:last[:stride]")
+    choices.add_argument("--methods", type=names)
     choices.add_argument(
         "--region-sizes",
         type=lambda text: tuple(map(int, text.split(","))),
@@ -63,18 +65,16 @@ def run(options: argparse.Namespace) -> int:
     """Compute the blocks that are not there yet, then write the tables."""
     placement = options.part == "placement"
     options.methods = options.methods or (_PLACED if placement else _METHODS)
-    wrong = set(options.methods) - set(attribution.METHODS)
-    if wrong or len(options.region_sizes) != 3:
-        raise SystemExit(f"give three --region-sizes and known --methods (unknown: {wrong}).")
+    require_known(options, methods=attribution.METHODS)
+    if len(options.region_sizes) != 3:
+        raise SystemExit("--region-sizes: give three, from small to large.")
     images = data.mnist("test") if options.data == "mnist" else data.imagenet_sample()
-    numbers = range(*options.images)
-    if not (len(numbers) >= 2 and numbers.start >= 0 and numbers.stop <= len(images)):
-        raise SystemExit(f"--images: give at least two within 0:{len(images)}.")
+    numbers = chosen(images, options.images)
     classifier = models.load_classifier(options.model)
     plan = {
         "part": options.part,
         "model": options.model,
-        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier.module)},
+        "weights": weights(classifier.module, classifier.source),
         "data": f"{images.name} ({images.source.kind}), {':'.join(map(str, options.images))}",
         "methods": list(options.methods),
         "region_sizes": list(options.region_sizes),
@@ -82,16 +82,11 @@ def run(options: argparse.Namespace) -> int:
     }
     keep_plan(options.work, plan)
     fills = _fills(classifier, images, numbers)
-    measure = _place if placement else _judge
-    parts, size = [], _BLOCKS[options.data]
-    for first in tqdm(range(0, len(numbers), size), unit="blocks"):
-        block = numbers[first : first + size]
-        if len(block) < 2:
-            continue  # a map can only be borrowed from another image
-        path = options.work / f"images-{block.start:06}.safetensors"
-        compute = partial(_block, measure, options, classifier, images, fills, block)
-        parts.append(kept(path, compute))
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    measure = partial(_block, _place if placement else _judge, options, classifier, images, fills)
+    size = _BLOCKS[options.data]
+    if len(numbers) % size == 1:
+        numbers = numbers[:-1]  # a map can only be borrowed from another image of the block
+    found = by_blocks(options.work, numbers, size, measure)
     (_write_placement if placement else _write_verdicts)(options, found)
     write_json(
         options.out.with_name(f"{options.out.name}.json"), provenance(command_line(), **plan)
@@ -103,12 +98,10 @@ def _fills(
     classifier: models.Classifier, images: data.ImageSet, numbers: range
 ) -> dict[str, evaluation.Fill]:
     """The four fills of the paper; the mean is that of all images of the run."""
-    total = sum(_inputs(images, classifier, [i])[0].double() for i in numbers)
-    mean = (torch.as_tensor(total) / len(numbers)).float()
     return {
         "uniform": evaluation.Uniform(classifier.preprocess.low, classifier.preprocess.high),
         "dirichlet": evaluation.Dirichlet(),
-        "constant": evaluation.Constant(mean),
+        "constant": evaluation.Constant(mean_input(images, classifier, numbers)),
         "blur": evaluation.Blur(),
     }
 
@@ -121,13 +114,11 @@ def _block(
     fills: Mapping[str, evaluation.Fill],
     block: range,
 ) -> Scores:
-    x = _inputs(images, classifier, block)
+    x = inputs(images, classifier, block)
     with torch.no_grad():
         outputs = classifier.module(x)
-    target = outputs.argmax(dim=1)
-    heatmaps = {
-        name: attribution.METHODS[name](classifier.module, x, target) for name in options.methods
-    }
+    target, seed = outputs.argmax(dim=1), options.seed + block.start
+    heatmaps = {n: heatmap(n, classifier.module, x, target, seed) for n in options.methods}
     found = measure(options, classifier, x, target, heatmaps, fills, block.start)
     return found | {"start": outputs.amax(dim=1)}
 
@@ -233,11 +224,13 @@ def _write_verdicts(options: argparse.Namespace, found: Scores) -> None:
         measures |= {"aopc_morf_minus_random": morf - chance}
         values |= {(setting, name): found for name, found in measures.items()}
         for measure, method in product(measures, range(len(methods))):
-            names = {"fill": fill, "size": size, "output": output, "measure": measure}
-            rows.append(names | {"method": methods[method]} | _row(measures[measure][method]))
-        names = {"fill": fill, "size": size, "output": output, "measure": "aopc_random"}
-        rows.append(names | {"method": "(none)"} | _row(chance))
-    write_table(options.out.with_name(f"{options.out.name}-verdicts.csv"), rows)
+            row = {"fill": fill, "size": size, "output": output, "measure": measure}
+            rows.append(
+                row | {"method": methods[method]} | interval(measures[measure][method], _RESAMPLES)
+            )
+        row = {"fill": fill, "size": size, "output": output, "measure": "aopc_random"}
+        rows.append(row | {"method": "(none)"} | interval(chance, _RESAMPLES))
+    write_table(options.out, "verdicts", rows)
     agreement = [
         dict(zip(("fill", "size", "output"), setting.split("/"), strict=True))
         | {"measure": measure, "against": against}
@@ -245,7 +238,7 @@ def _write_verdicts(options: argparse.Namespace, found: Scores) -> None:
         for setting in settings
         for measure, against in product(("aopc_morf", "aopc_lerf", "abpc"), ("aopc_morf", "abpc"))
     ]
-    write_table(options.out.with_name(f"{options.out.name}-agreement.csv"), agreement)
+    write_table(options.out, "agreement", agreement)
 
 
 def _agreement(first: Tensor, second: Tensor, resamples: int = 1000) -> dict[str, Any]:
@@ -265,21 +258,16 @@ def _spearman(first: Any, second: Any) -> float:
     return float(correlation(rankdata(first), rankdata(second)[None])[0])
 
 
-def _row(values: Tensor) -> dict[str, Any]:
-    one = evaluation.bootstrap(values, resamples=2000)
-    return {"mean": one.mean, "low": one.low, "high": one.high, "images": one.images}
-
-
 def _write_placement(options: argparse.Namespace, found: Scores) -> None:
     """Falls of the logit by fill, order and share, and what the place adds to the number."""
     start = found.pop("start").double()
     falls = {tuple(key.split("/")): start - score.double() for key, score in found.items()}
     rows = [
-        {"fill": fill, "order": order, "share": share} | _row(fall)
+        {"fill": fill, "order": order, "share": share} | interval(fall, _RESAMPLES)
         for (fill, order, share), fall in falls.items()
     ]
-    rows.append({"fill": "(none)", "order": "start", "share": "0"} | _row(start))
-    write_table(options.out.with_name(f"{options.out.name}-placement.csv"), rows)
+    rows.append({"fill": "(none)", "order": "start", "share": "0"} | interval(start, _RESAMPLES))
+    write_table(options.out, "placement", rows)
     pairs: Sequence[tuple[str, str]] = [("scattered", "block")]
     for name, order in product(options.methods, ("morf", "lerf")):
         own, borrowed = f"{name}, {order}", f"{name}, {order}, borrowed"
@@ -287,7 +275,7 @@ def _write_placement(options: argparse.Namespace, found: Scores) -> None:
     fills, shares = (list(dict.fromkeys(key[i] for key in falls)) for i in (0, 2))
     differences = [
         {"fill": fill, "share": share, "first": one, "second": two}
-        | _row(falls[fill, one, share] - falls[fill, two, share])
+        | interval(falls[fill, one, share] - falls[fill, two, share], _RESAMPLES)
         for fill, share, (one, two) in product(fills, shares, pairs)
     ]
-    write_table(options.out.with_name(f"{options.out.name}-differences.csv"), differences)
+    write_table(options.out, "differences", differences)

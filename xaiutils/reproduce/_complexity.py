@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.evaluation._complexity import JPEG_QUALITY
+from xaiutils.reproduce._explained import heatmap, inputs, weights
+from xaiutils.reproduce._options import chosen, image_range, names, require_known
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
-from xaiutils.reproduce._samek import _image_range, _inputs, _names, _weights_hash
-from xaiutils.reproduce._work import keep_plan, kept, write_table
+from xaiutils.reproduce._tables import interval, pair_row, write_table
+from xaiutils.reproduce._work import by_blocks, keep_plan
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "grey": {},
@@ -25,7 +25,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 _PAPER = ("sensitivity", "deconvnet_l2", "lrp_epsilon", "lrp_alpha2_beta1", "random")
 """The methods of the paper's table, LRP by both its rules, and noise: all pairs are compared."""
 _BLOCK = 4
-_SEEDED = ("random", "smoothgrad")
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,35 +33,27 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     complexity.add_argument("--work", type=Path, required=True, help="folder of the blocks")
     complexity.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     complexity.add_argument("--model", required=True)
-    complexity.add_argument("--images", type=_image_range, default=(0, 1000, 10))
-    complexity.add_argument("--methods", type=_names, default=tuple(attribution.METHODS))
+    complexity.add_argument("--images", type=image_range, default=(0, 1000, 10))
+    complexity.add_argument("--methods", type=names, default=tuple(attribution.METHODS))
     complexity.add_argument("--seed", type=int, default=0)
     complexity.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure the blocks that are not there yet, then write the tables."""
-    wrong = set(options.methods) - set(attribution.METHODS)
-    if wrong or not options.methods:
-        raise SystemExit(f"--methods: {sorted(wrong)} unknown; see attribution.METHODS.")
+    require_known(options, methods=attribution.METHODS)
     images, classifier = data.imagenet_sample(), models.load_classifier(options.model)
-    numbers = range(*options.images)
-    if not (len(numbers) >= 2 and numbers.start >= 0 and numbers.stop <= len(images)):
-        raise SystemExit(f"--images: give at least two within 0:{len(images)}.")
+    numbers = chosen(images, options.images)
     plan = {
         "model": options.model,
-        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier.module)},
+        "weights": weights(classifier.module, classifier.source),
         "data": f"{images.name}, images {':'.join(map(str, options.images))}",
         "methods": list(options.methods),
         "seed": options.seed,
     }
     keep_plan(options.work, plan)
-    parts = []
-    for first in tqdm(range(0, len(numbers), _BLOCK), unit="blocks"):
-        block = numbers[first : first + _BLOCK]
-        path = options.work / f"images-{block.start:06}.safetensors"
-        parts.append(kept(path, partial(_measure, options, classifier, images, block)))
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    measure = partial(_measure, options, classifier, images)
+    found = by_blocks(options.work, numbers, _BLOCK, measure)
     _write(options.out, found)
     record = provenance(command_line(), **plan, jpeg_quality=JPEG_QUALITY)
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
@@ -76,11 +67,10 @@ def _measure(
     block: range,
 ) -> dict[str, Tensor]:
     """Complexity of every method's maps of a block, (len(block),) by "measure/setting/method"."""
-    x = _inputs(images, classifier, block)
+    x = inputs(images, classifier, block)
     found = {}
     for name in options.methods:
-        seed = {"seed": options.seed + block.start} if name in _SEEDED else {}
-        maps = attribution.METHODS[name](classifier.module, x, None, **seed)
+        maps = heatmap(name, classifier.module, x, None, options.seed + block.start)
         for setting, how in SETTINGS.items():
             found[f"png/{setting}/{name}"] = evaluation.png_size(maps, **how).double()
             found[f"jpeg/{setting}/{name}"] = evaluation.jpeg_size(maps, **how).double()
@@ -94,28 +84,14 @@ def _write(out: Path, found: Mapping[str, Tensor]) -> None:
     rows, groups = [], dict[tuple[str, str], dict[str, Tensor]]()
     for key, values in found.items():
         measure, setting, method = key.split("/")
-        one = evaluation.bootstrap(values)
-        names = {"measure": measure, "setting": setting, "method": method}
-        ends = {"mean": one.mean, "low": one.low, "high": one.high}
-        rows.append(names | ends | {"images": one.images})
+        rows.append({"measure": measure, "setting": setting, "method": method} | interval(values))
         if method in _PAPER:
             groups.setdefault((measure, setting), {})[method] = values
-    write_table(out.with_name(f"{out.name}-sizes.csv"), rows)
+    write_table(out, "sizes", rows)
     pairs = [
-        {
-            "measure": measure,
-            "setting": setting,
-            "first": pair.first,
-            "second": pair.second,
-            "difference": pair.difference.mean,
-            "low": pair.difference.low,
-            "high": pair.difference.high,
-            "images": pair.difference.images,
-            "p_value": pair.p_value,
-            "p_holm": pair.p_adjusted,
-        }
+        {"measure": measure, "setting": setting} | pair_row(pair)
         for (measure, setting), methods in groups.items()
         if len(methods) > 1
         for pair in evaluation.compare(methods)
     ]
-    write_table(out.with_name(f"{out.name}-comparisons.csv"), pairs)
+    write_table(out, "comparisons", pairs)

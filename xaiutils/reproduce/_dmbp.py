@@ -15,22 +15,23 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.attribution import Disentangled, Extraction, FilterExtraction, Purity
 from xaiutils.attribution._dmbp_objectives import pool
 from xaiutils.reproduce import _samek_tables
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
-from xaiutils.reproduce._samek import (
-    _CONSTANT,
-    _image_range,
-    _inputs,
-    _names,
-    _read_plan,
-    _weights_hash,
+from xaiutils.reproduce._explained import heatmap, inputs, weights
+from xaiutils.reproduce._options import (
+    chosen,
+    image_range,
+    names,
+    require_known,
+    require_positive,
 )
-from xaiutils.reproduce._work import keep_plan, kept, write_table
+from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._samek import read_plan, split_flags
+from xaiutils.reproduce._tables import interval, pair_row, write_table
+from xaiutils.reproduce._work import by_blocks, keep_plan
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "greedy": {"iterations": 0},
@@ -67,9 +68,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     dmbp.add_argument("--work", type=Path, required=True, help="folder of the blocks")
     dmbp.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     dmbp.add_argument("--model", required=True, help="a name of models.available_classifiers()")
-    dmbp.add_argument("--images", type=_image_range, required=True, help="first:last[:stride]")
-    dmbp.add_argument("--candidates", type=_names, default=tuple(CANDIDATES))
-    dmbp.add_argument("--maps", type=_names, default=MAPS, help="which maps to perturb")
+    dmbp.add_argument("--images", type=image_range, required=True, help="first:last[:stride]")
+    dmbp.add_argument("--candidates", type=names, default=tuple(CANDIDATES))
+    dmbp.add_argument("--maps", type=names, default=MAPS, help="which maps to perturb")
     dmbp.add_argument("--stability", action="store_true", help="explain shaken images as well")
     dmbp.add_argument("--iterations", type=int, default=20)
     dmbp.add_argument("--region-size", type=int, default=16)
@@ -81,22 +82,13 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def run(options: argparse.Namespace) -> int:
     """Measure the blocks that are not there yet, then write the tables."""
-    for name, known in (("candidates", CANDIDATES), ("maps", MAPS)):
-        wrong = set(getattr(options, name)) - set(known)
-        if wrong or not getattr(options, name):
-            choice = ", ".join(known)
-            raise SystemExit(f"--{name}: {sorted(wrong)} unknown; choose from {choice}.")
-    for name in ("iterations", "region_size", "steps"):
-        if getattr(options, name) < 1:
-            option = name.replace("_", "-")
-            raise SystemExit(f"--{option} must be at least 1, not {getattr(options, name)}.")
+    require_known(options, candidates=CANDIDATES, maps=MAPS)
+    require_positive(options, "iterations", "region_size", "steps")
     images, classifier = data.imagenet_sample(), models.load_classifier(options.model)
-    numbers = range(*options.images)
-    if not (len(numbers) >= 2 and numbers.start >= 0 and numbers.stop <= len(images)):
-        raise SystemExit(f"--images: give at least two within 0:{len(images)}.")
+    numbers = chosen(images, options.images)
     plan = {
         "model": options.model,
-        "weights": {"source": classifier.source, "sha256": _weights_hash(classifier.module)},
+        "weights": weights(classifier.module, classifier.source),
         "data": f"{images.name}, images {':'.join(map(str, options.images))}",
         "candidates": {name: str(CANDIDATES[name]) for name in options.candidates},
         "maps": list(options.maps),
@@ -105,12 +97,8 @@ def run(options: argparse.Namespace) -> int:
         "perturbation": [options.region_size, options.steps, options.fill, options.seed],
     }
     keep_plan(options.work, plan)
-    parts = []
-    for first in tqdm(range(0, len(numbers), _BLOCK), unit="blocks"):
-        block = numbers[first : first + _BLOCK]
-        path = options.work / f"images-{block.start:06}.safetensors"
-        parts.append(kept(path, partial(_measure, options, classifier, images, block)))
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    measure = partial(_measure, options, classifier, images)
+    found = by_blocks(options.work, numbers, _BLOCK, measure)
     write_tables(options.out, found)
     write_json(
         options.out.with_name(f"{options.out.name}.json"), provenance(command_line(), **plan)
@@ -125,7 +113,7 @@ def _measure(
     block: range,
 ) -> dict[str, Tensor]:
     """All measures of a block, (len(block),) float64 by "measure/candidate/map"."""
-    x = _inputs(images, classifier, block)
+    x = inputs(images, classifier, block)
     with torch.no_grad():
         target = classifier.module(x).argmax(1)
     maps, found = dict[str, Tensor](), dict[str, Tensor]()
@@ -142,9 +130,9 @@ def _measure(
         moved = attribution.dmbp(classifier.module, _shaken(classifier, x, block), target, **given)
         others = views(moved)
         found |= {f"stability/{name}/{k}": _likeness(view, others[k]) for k, view in shown.items()}
+    seed = options.seed + block.start
     for name in BASELINES:
-        seed = {"seed": options.seed + block.start} if name == "random" else {}
-        maps[f"{name}/map"] = attribution.METHODS[name](classifier.module, x, target, **seed)
+        maps[f"{name}/map"] = heatmap(name, classifier.module, x, target, seed)
     return found | _perturbed(options, classifier, x, target, maps, block)
 
 
@@ -227,28 +215,11 @@ def write_tables(out: Path, found: Mapping[str, Tensor]) -> None:
     rows = []
     for key, values in found.items():
         measure, candidate, view = key.split("/")
-        one = evaluation.bootstrap(values.double())
-        names = {"measure": measure, "candidate": candidate, "map": view}
-        rows.append(
-            names | {"mean": one.mean, "low": one.low, "high": one.high, "images": one.images}
-        )
-    write_table(out.with_name(f"{out.name}-measures.csv"), rows)
+        rows.append({"measure": measure, "candidate": candidate, "map": view} | interval(values))
+    write_table(out, "measures", rows)
     areas = {key.removeprefix("abpc/"): v for key, v in found.items() if key.startswith("abpc/")}
     judged = {key: v.double() for key, v in areas.items() if not key.endswith("/negative")}
-    pairs = [
-        {
-            "first": pair.first,
-            "second": pair.second,
-            "difference": pair.difference.mean,
-            "low": pair.difference.low,
-            "high": pair.difference.high,
-            "images": pair.difference.images,
-            "p_value": pair.p_value,
-            "p_holm": pair.p_adjusted,
-        }
-        for pair in evaluation.compare(judged)
-    ]
-    write_table(out.with_name(f"{out.name}-comparisons.csv"), pairs)
+    write_table(out, "comparisons", [pair_row(pair) for pair in evaluation.compare(judged)])
 
 
 def join_runs(options: argparse.Namespace) -> int:
@@ -262,15 +233,14 @@ def join_runs(options: argparse.Namespace) -> int:
     parts = [_joined([work / name for work in options.works]) for name in sorted(shared)]
     scores = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     targets = scores.pop("target")
-    flags = [key for key in scores if key.startswith(_CONSTANT)]
-    constant = {key.removeprefix(_CONSTANT): scores.pop(key) for key in flags}
+    scores, constant = split_flags(scores)
     tables = _samek_tables.write_tables(options.out, scores, constant, options.resamples)
     facts = {
         "plan": _shared(records[0]),
         "methods": sorted({m for record in records for m in record["plan"]["methods"]}),
         "runs": [record["command"] for record in records],
         "images": len(targets),
-        "blocks": [len(shared), "of", len(_read_plan(records[0]).blocks())],
+        "blocks": [len(shared), "of", len(read_plan(records[0]).blocks())],
         "resamples": options.resamples,
     }
     command = "python -m xaiutils.reproduce dmbp join"

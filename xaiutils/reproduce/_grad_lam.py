@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
+from xaiutils.reproduce._explained import weights
+from xaiutils.reproduce._options import image_range, names
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
-from xaiutils.reproduce._samek import _image_range, _names, _weights_hash
-from xaiutils.reproduce._work import keep_plan, kept, write_table
+from xaiutils.reproduce._tables import interval, pair_row, write_table
+from xaiutils.reproduce._work import by_blocks, keep_plan
 
 RANDOM_MAP = "random"
 OCCLUSION = "occlusion"
@@ -65,10 +65,10 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     lam.add_argument("--model", required=True, help="a name of models.available_autoencoders()")
     lam.add_argument("--data", choices=tuple(_LOADERS), required=True)
     lam.add_argument("--source", choices=data.SOURCES, default="auto", help="where data come from")
-    lam.add_argument("--images", type=_image_range, required=True, help="first:last[:stride]")
+    lam.add_argument("--images", type=image_range, required=True, help="first:last[:stride]")
     lam.add_argument("--layer", required=True, help="the layer of the encoder that is read")
-    lam.add_argument("--rectify", type=_names, default=_RECTIFIED, help="abs,relu,square")
-    lam.add_argument("--fills", type=_names, default=("constant",))
+    lam.add_argument("--rectify", type=names, default=_RECTIFIED, help="abs,relu,square")
+    lam.add_argument("--fills", type=names, default=("constant",))
     lam.add_argument("--region-size", type=int, required=True)
     lam.add_argument("--steps", type=int, required=True)
     lam.add_argument("--repeats", type=int, default=3)
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     trained, job = networks["pretrained"], _job(networks, images, options)
     plan = {
         "model": options.model,
-        "weights": {"source": trained.source, "sha256": _weights_hash(trained)},
+        "weights": weights(trained, trained.source),
         "data": f"{name}, images {':'.join(map(str, options.images))}",
         **{k: getattr(options, k) for k in ("layer", "region_size", "steps", "repeats", "seed")},
         "fills": list(options.fills),
@@ -97,12 +97,7 @@ def run(options: argparse.Namespace) -> int:
         "block": options.block,
     }
     keep_plan(options.work, plan)
-    parts = []
-    for first in tqdm(range(0, len(images), options.block), unit="blocks"):
-        block = range(first, min(first + options.block, len(images)))
-        path = options.work / f"images-{first:06}.safetensors"
-        parts.append(kept(path, partial(measure, job, block)))
-    found = {key: torch.cat([part[key] for part in parts]) for key in sorted(parts[0])}
+    found = by_blocks(options.work, range(len(images)), options.block, partial(measure, job))
     tables = write_tables(options.out, found, options.resamples)
     record = provenance(command_line(), **plan, tables=[path.name for path in tables])
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
@@ -310,7 +305,7 @@ def _ways(job: Job, x: Tensor, encoder: nn.Module, decoder: nn.Module) -> dict[s
 def _likeness(job: Job, x: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rank correlation of maps with those of a randomised decoder or encoder, by image."""
     found = {
-        f"likeness/{name}": _rank_correlation(maps[name.partition(",")[0]], changed)
+        f"likeness/{name}": evaluation.rank_correlation(maps[name.partition(",")[0]], changed)
         for name, changed in maps.items()
         if ", random" in name
     }
@@ -319,13 +314,6 @@ def _likeness(job: Job, x: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tens
     after = attribution.grad_lam(trained.encoder, untrained.decoder, x, job.layer).maps
     change = (after - before).abs().flatten(1).amax(dim=1).double()
     return found | {"change/maps of the latents, random decoder": change}
-
-
-def _rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Spearman's coefficient of two maps (N, H, W) over the pixels, (N,) float64."""
-    ranks = [torch.from_numpy(rankdata(m.flatten(1).numpy(), axis=1)) for m in (first, second)]
-    one, other = (r - r.mean(dim=1, keepdim=True) for r in ranks)
-    return torch.nn.functional.cosine_similarity(one, other)
 
 
 # --------------------------------------------------------------------------------- the tables
@@ -345,9 +333,7 @@ def write_tables(out: Path, found: Mapping[str, Tensor], resamples: int) -> list
         "planned": _planned(measures, resamples),
         "comparisons": _comparisons(measures, resamples),
     }
-    return [
-        write_table(out.with_name(f"{out.name}-{name}.csv"), rows) for name, rows in tables.items()
-    ]
+    return [write_table(out, name, rows) for name, rows in tables.items()]
 
 
 _Key = tuple[str, str, str, str]
@@ -367,18 +353,14 @@ def _measures(areas: Mapping[tuple[str, ...], Tensor]) -> dict[_Key, Tensor]:
 
 
 def _row(key: _Key, values: Tensor, resamples: int) -> dict[str, Any]:
-    names = dict(zip(("output", "fill", "measure", "method"), key, strict=True))
-    return names | _interval(values, resamples)
-
-
-def _interval(values: Tensor, resamples: int) -> dict[str, Any]:
-    one = evaluation.bootstrap(values, resamples=resamples)
-    return {"mean": one.mean, "low": one.low, "high": one.high, "images": one.images}
+    output, fill, measure, method = key
+    which = {"output": output, "fill": fill, "measure": measure, "method": method}
+    return which | interval(values, resamples)
 
 
 def _randomised(found: Mapping[str, Tensor], resamples: int) -> list[dict[str, Any]]:
     return [
-        {"measure": key.split("/")[0], "method": key.split("/")[1]} | _interval(values, resamples)
+        {"measure": key.split("/")[0], "method": key.split("/")[1]} | interval(values, resamples)
         for key, values in found.items()
         if not key.startswith("area/")
     ]
@@ -409,7 +391,8 @@ def _planned(measures: Mapping[_Key, Tensor], resamples: int) -> list[dict[str, 
             pairs += evaluation.compare(both, resamples=resamples)
         adjusted = evaluation.holm([pair.p_value for pair in pairs])
         rows += [
-            _pair(output, fill, pair, float(p)) for pair, p in zip(pairs, adjusted, strict=True)
+            {"output": output, "fill": fill} | pair_row(pair, float(p))
+            for pair, p in zip(pairs, adjusted, strict=True)
         ]
     return rows
 
@@ -419,24 +402,9 @@ def _comparisons(measures: Mapping[_Key, Tensor], resamples: int) -> list[dict[s
     chosen = [f"{w}-abs-{p}" for w in attribution.WEIGHTINGS for p in _POOLINGS]
     chosen += [*_PEERS, RANDOM_MAP, CONTRAST, OCCLUSION]
     return [
-        _pair(output, fill, pair, pair.p_adjusted)
+        {"output": output, "fill": fill} | pair_row(pair)
         for output, fill in dict.fromkeys(key[:2] for key in measures)
         for pair in evaluation.compare(
             {m: measures[output, fill, "abpc", m] for m in chosen}, resamples=resamples
         )
     ]
-
-
-def _pair(output: str, fill: str, pair: evaluation.Comparison, p_holm: float) -> dict[str, Any]:
-    return {
-        "output": output,
-        "fill": fill,
-        "first": pair.first,
-        "second": pair.second,
-        "difference": pair.difference.mean,
-        "low": pair.difference.low,
-        "high": pair.difference.high,
-        "images": pair.difference.images,
-        "p_value": pair.p_value,
-        "p_holm": p_holm,
-    }

@@ -10,7 +10,6 @@ workers of a cluster compute the blocks, and this process writes them.
 import argparse
 import hashlib
 import json
-import os
 import threading
 import warnings
 from dataclasses import asdict, dataclass
@@ -20,18 +19,26 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import _dask
+from xaiutils.reproduce._explained import heatmap, inputs, mean_input, weights
+from xaiutils.reproduce._options import (
+    chosen,
+    image_range,
+    names,
+    require_known,
+    require_positive,
+    shard,
+)
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._samek_tables import write_tables
+from xaiutils.reproduce._work import keep_plan, save
 
 RANDOM_ORDER = "(none)"  # stands where a method would, for the order that is drawn by lot
 _CONSTANT = "constant map/"  # before "fill/order/method": which maps were the same everywhere
-_SEEDED = ("random", "smoothgrad")
 _DATA = ("mnist", "imagenet-sample", "photos", "folder")
 _HOW = ("--shard", "--dask", "--device", "--batch-size")  # options that do not change the result
 _ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
@@ -86,11 +93,10 @@ class _Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What tells this run from others."""
-        weights = _weights_hash(self.classifier.module)
         source, of = self.images.source.description, len(self.images)
         record = {
             "plan": asdict(self.plan),
-            "weights": {"source": self.classifier.source, "sha256": weights},
+            "weights": weights(self.classifier.module, self.classifier.source),
             "data": {"name": self.images.name, "source": source, "of": of},
         }
         return dict(json.loads(json.dumps(record)))  # as it reads when it comes back from a file
@@ -107,10 +113,10 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     run.add_argument("--data", choices=_DATA, required=True)
     run.add_argument("--source", choices=data.SOURCES, default="auto", help="where data come from")
     run.add_argument("--folder", type=Path, help="your images, for --data folder")
-    run.add_argument("--images", type=_image_range, help="first:last[:stride], without the last")
-    run.add_argument("--methods", type=_names, default=tuple(attribution.METHODS))
-    run.add_argument("--orders", type=_names, default=evaluation.ORDERS)
-    run.add_argument("--fills", type=_names, default=("uniform",))
+    run.add_argument("--images", type=image_range, help="first:last[:stride], without the last")
+    run.add_argument("--methods", type=names, default=tuple(attribution.METHODS))
+    run.add_argument("--orders", type=names, default=evaluation.ORDERS)
+    run.add_argument("--fills", type=names, default=("uniform",))
     run.add_argument("--region-size", type=int, default=9)
     run.add_argument("--steps", type=int, default=100)
     run.add_argument("--repeats", type=int, default=10)
@@ -119,7 +125,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     run.add_argument("--edge", choices=("keep", "drop"), default="keep")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--block", type=int, default=8, help="images that a kill may cost")
-    run.add_argument("--shard", type=_shard, default=(1, 1), help="i/n: every n-th block")
+    run.add_argument("--shard", type=shard, default=(1, 1), help="i/n: every n-th block")
     run.add_argument("--dask", metavar="ADDRESS", help="scheduler whose workers compute the blocks")
     run.add_argument("--device", default="cpu")
     run.add_argument("--batch-size", type=int)
@@ -134,7 +140,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def run_blocks(options: argparse.Namespace) -> int:
     """Compute the blocks of this shard that are not there yet."""
     run = _prepare(options)
-    _keep_plan(options.work, run)
+    keep_plan(options.work, run.record, command=command_line(leave_out=_HOW))
     number, shards = options.shard
     mine = run.plan.blocks()[number - 1 :: shards]
     missing = [block for block in mine if not _path(options.work, block).exists()]
@@ -157,7 +163,7 @@ def run_blocks(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace) -> _Run:
     classifier = models.load_classifier(options.model, weights=options.weights)
     images = _load(options, classifier)
-    plan = _plan(options, len(images), classifier)
+    plan = _plan(options, images, classifier)
     return _Run(plan, classifier, images, options.device, options.batch_size)
 
 
@@ -185,7 +191,7 @@ def merge_blocks(options: argparse.Namespace) -> int:
     if not plan_file.exists():
         raise SystemExit(f"{options.work} holds no plan.json: give the --work folder of a run.")
     record = json.loads(plan_file.read_text(encoding="utf-8"))
-    plan = _read_plan(record)
+    plan = read_plan(record)
     missing = [b for b in plan.blocks() if not _path(options.work, b).exists()]
     if missing:
         raise SystemExit(
@@ -195,8 +201,7 @@ def merge_blocks(options: argparse.Namespace) -> int:
     parts, notes = zip(*(_read_block(_path(options.work, b)) for b in plan.blocks()), strict=True)
     scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     target, label = scores.pop("target"), scores.pop("label")
-    flags = [key for key in scores if key.startswith(_CONSTANT)]
-    constant = {key.removeprefix(_CONSTANT): scores.pop(key) for key in flags}
+    scores, constant = split_flags(scores)
     content = hashlib.sha256("".join(note["sha256"] for note in notes).encode())
     facts = {
         "plan": record["plan"],
@@ -225,48 +230,33 @@ def _load(options: argparse.Namespace, classifier: models.Classifier) -> data.Im
     return data.imagenet_sample(source=options.source)
 
 
-def _plan(options: argparse.Namespace, images: int, classifier: models.Classifier) -> Plan:
+def _plan(
+    options: argparse.Namespace, images: data.ImageSet, classifier: models.Classifier
+) -> Plan:
     """The plan that was asked for, checked before anything is computed."""
-    first, last, stride = options.images or (0, images, 1)
-    if not (0 <= first < last <= images and stride >= 1):
-        raise SystemExit(f"--images {first}:{last}:{stride} does not lie within 0:{images}:1.")
-    for name in ("region_size", "steps", "repeats", "block"):
-        if getattr(options, name) < 1:
-            option = name.replace("_", "-")
-            raise SystemExit(f"--{option} must be at least 1, not {getattr(options, name)}.")
+    numbers = chosen(images, options.images, at_least=1)
+    require_positive(options, "region_size", "steps", "repeats", "block")
     known = {"methods": attribution.METHODS, "orders": evaluation.ORDERS, "fills": evaluation.FILLS}
-    for name, allowed in known.items():
-        wrong = set(getattr(options, name)) - set(allowed)
-        if wrong or not getattr(options, name):
-            choice = ", ".join(allowed)
-            raise SystemExit(f"--{name}: {sorted(wrong)} unknown; choose from {choice}.")
+    require_known(options, **known)
     side = classifier.preprocess.crop
     regions = evaluation.Regions(side, side, options.region_size, options.edge)
     if options.steps > regions.count:
         raise SystemExit(f"--steps {options.steps}: an image has {regions.count} regions.")
     given = {name: found for name, found in vars(options).items() if name in Plan.__annotations__}
-    return Plan(**given, first=first, last=last, stride=stride)
+    return Plan(**given, first=numbers.start, last=numbers.stop, stride=numbers.step)
 
 
-def _read_plan(record: dict[str, Any]) -> Plan:
+def split_flags(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Scores, and which maps were the same everywhere, both by "fill/order/method"."""
+    flags = {k.removeprefix(_CONSTANT): v for k, v in found.items() if k.startswith(_CONSTANT)}
+    return {k: v for k, v in found.items() if not k.startswith(_CONSTANT)}, flags
+
+
+def read_plan(record: dict[str, Any]) -> Plan:
+    """The plan in a work folder's record."""
     stored = record["plan"].items()
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored}
     return Plan(**fields)
-
-
-def _keep_plan(work: Path, run: _Run) -> None:
-    """Write the plan into a new work folder; refuse a folder of another plan."""
-    path = work / "plan.json"
-    if not path.exists():
-        write_json(path, run.record | {"command": command_line(leave_out=_HOW)})
-        return
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    for key, wanted in run.record.items():
-        if kept[key] != wanted:
-            raise SystemExit(
-                f"{work} belongs to another run: its {key} is {kept[key]}, this one's {wanted}. "
-                "Give this run a --work folder of its own."
-            )
 
 
 def _fills(
@@ -280,30 +270,23 @@ def _fills(
             made[name] = evaluation.Uniform(low, high)
         elif name == "constant":
             everything = range(plan.first, plan.last, plan.stride)
-            total = sum(_inputs(images, classifier, [i])[0].double() for i in everything)
-            made[name] = evaluation.Constant((torch.as_tensor(total) / len(everything)).float())
+            made[name] = evaluation.Constant(mean_input(images, classifier, everything))
         else:
             made[name] = evaluation.FILLS[name](torch.empty(0))
     return made
 
 
-def _inputs(images: data.ImageSet, classifier: models.Classifier, numbers: Any) -> Tensor:
-    """The network's inputs (len(numbers), C, H, W), on the CPU."""
-    if isinstance(images.images, Tensor):
-        return images.images[list(numbers)]
-    return classifier.batch([images.images[i] for i in numbers])
-
-
 def _block(run: _Run, block: range, bar: "tqdm[Any]") -> Block:
     """All scores of one block, by "fill/order/method", with targets and labels."""
     plan, module = run.plan, run.classifier.module.to(run.device)
-    image = _inputs(run.images, run.classifier, block)
+    image = inputs(run.images, run.classifier, block)
     found = {"label": run.images.labels[list(block)].clone()}
     x = image.to(run.device)
     with torch.no_grad():
         target = module(x).argmax(dim=1)
     found["target"] = target.cpu()
-    heatmaps = {name: _heatmap(name, run, x, target, block) for name in plan.methods}
+    seed = plan.seed + block.start
+    heatmaps = {name: heatmap(name, module, x, target, seed) for name in plan.methods}
     for fill, order in ((fill, order) for fill in plan.fills for order in plan.orders):
         with warnings.catch_warnings():  # constant heatmaps are counted in the table
             warnings.simplefilter("ignore", evaluation.ConstantHeatmapWarning)
@@ -336,49 +319,15 @@ def _block(run: _Run, block: range, bar: "tqdm[Any]") -> Block:
     return block, found, notes
 
 
-def _heatmap(name: str, run: _Run, x: Tensor, target: Tensor, block: range) -> Tensor:
-    """Heatmaps of one block. Methods that draw at random get a seed of the block's own."""
-    seed = {"seed": run.plan.seed + block.start} if name in _SEEDED else {}
-    heatmap: Tensor = attribution.METHODS[name](run.classifier.module, x, target, **seed)
-    return heatmap
-
-
 def _path(work: Path, block: range) -> Path:
     return work / f"images-{block.start:06}-{block.stop:06}.safetensors"
 
 
 def _write_block(work: Path, computed: Block) -> None:
-    """Write beside the file and rename, so that a block is whole or not there."""
     block, found, notes = computed
-    path = _path(work, block)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file({name: tensor.contiguous() for name, tensor in found.items()}, part, metadata=notes)
-    part.replace(path)
+    save(_path(work, block), found, notes)
 
 
 def _read_block(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-
-
-def _weights_hash(module: nn.Module) -> str:
-    content = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for name in text.split(",") if name))
-
-
-def _image_range(text: str) -> tuple[int, int, int]:
-    first, last, stride = map(int, f"{text}:1".split(":")[:3])
-    return first, last, stride
-
-
-def _shard(text: str) -> tuple[int, int]:
-    number, shards = map(int, text.split("/"))
-    if not 1 <= number <= shards:
-        raise argparse.ArgumentTypeError(f"{text} is no i/n with 1 <= i <= n")
-    return number, shards

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import Tensor
 
 from xaiutils import evaluation
+from xaiutils.reproduce._tables import interval, pair_row, write_table
 
 Key = tuple[str, str, str]
 _COMPARED = ("aopc_morf", "aopc_lerf", "abpc")
@@ -41,7 +41,7 @@ def write_tables(
         "comparisons": _comparisons(areas, resamples),
         "fills": _between_fills(areas, resamples),
     }
-    return [_write(out, name, pd.DataFrame(rows)) for name, rows in tables.items() if rows]
+    return [write_table(out, name, rows) for name, rows in tables.items() if rows]
 
 
 def _key(name: str) -> Key:
@@ -73,20 +73,11 @@ def _areas(
 ) -> list[dict[str, Any]]:
     rows = []
     for (fill, measure, method), values in _measures(areas).items():
-        interval = _interval(values, resamples)
         order = "lerf" if "lerf" in measure else "random" if measure == "aopc_random" else "morf"
-        constant = dead[fill, order, method]
         names = {"fill": fill, "measure": measure, "method": method}
-        rows.append(names | interval | {"images": len(values), "constant_maps": constant})
+        constant = {"constant_maps": dead[fill, order, method]}
+        rows.append(names | interval(values, resamples) | constant)
     return rows
-
-
-def _interval(values: Tensor, resamples: int) -> dict[str, Any]:
-    """One image has a mean, but no interval."""
-    if len(values) < 2:
-        return {"mean": values.mean().item(), "low": None, "high": None}
-    found = evaluation.bootstrap(values, resamples=resamples)
-    return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
 def _curves(parts: Mapping[Key, Tensor]) -> list[dict[str, Any]]:
@@ -125,24 +116,4 @@ def _pairs(values: Mapping[str, Tensor], resamples: int) -> list[dict[str, Any]]
     """All pairs, as rows of a table; none of a single entry."""
     if len(values) < 2:
         return []
-    return [
-        {
-            "first": pair.first,
-            "second": pair.second,
-            "difference": pair.difference.mean,
-            "low": pair.difference.low,
-            "high": pair.difference.high,
-            "p_value": pair.p_value,
-            "p_holm": pair.p_adjusted,
-        }
-        for pair in evaluation.compare(values, resamples=resamples)
-    ]
-
-
-def _write(out: Path, name: str, table: pd.DataFrame) -> Path:
-    path = out.with_name(f"{out.name}-{name}.csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    table.to_csv(part, index=False, float_format="%.6g")
-    part.replace(path)
-    return path
+    return [pair_row(pair) for pair in evaluation.compare(values, resamples=resamples)]

@@ -22,9 +22,11 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from xaiutils import attribution, data, evaluation, models
+from xaiutils.reproduce._options import names, require_known, require_positive
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._tables import write_table
 from xaiutils.reproduce._train import cross_entropy, random_shift
-from xaiutils.reproduce._work import keep_plan, kept, write_table
+from xaiutils.reproduce._work import keep_plan, kept
 
 RANDOM_ORDER = "(none)"
 _SHARE = 0.157  # of the regions: what the paper's 100 steps of 9 x 9 pixels cover of 227 x 227
@@ -84,7 +86,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     curve.add_argument("--images", type=int, default=500, help="test images that are perturbed")
     curve.add_argument(
         "--methods",
-        type=lambda text: tuple(text.split(",")),
+        type=names,
         default=("lrp_alpha2_beta1", "lrp_epsilon"),
     )
     curve.add_argument("--repeats", type=int, default=1)
@@ -95,9 +97,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on; score the checkpoints that are not scored yet; write the tables."""
+    require_known(options, methods=attribution.METHODS)
+    require_positive(options, "train_images", "epochs", "batch_size", "repeats")
+    if options.images < 2:
+        raise SystemExit("--images must be at least 2: there is no interval over one image.")
     given = {name: found for name, found in vars(options).items() if name in Plan.__annotations__}
     plan = Plan(**given)
-    _check(plan)
     train, test, facts = _load(plan)
     keep_plan(options.work, asdict(plan) | {"data": facts})
     _train(plan, train, options.work)
@@ -110,17 +115,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"step {step}: accuracy {found[step]['test_accuracy'].item():.3f}", flush=True)
     _write(plan, found, facts, options)
     return 0
-
-
-def _check(plan: Plan) -> None:
-    wrong = set(plan.methods) - set(attribution.METHODS)
-    if wrong:
-        raise SystemExit(f"--methods: {sorted(wrong)} unknown; see attribution.METHODS.")
-    for name in ("train_images", "epochs", "batch_size", "repeats"):
-        if getattr(plan, name) < 1:
-            raise SystemExit(f"--{name.replace('_', '-')} must be at least 1.")
-    if plan.images < 2:
-        raise SystemExit("--images must be at least 2: there is no interval over one image.")
 
 
 def _load(plan: Plan) -> tuple[Split, Split, dict[str, Any]]:
@@ -264,11 +258,11 @@ def _write(
     for (output, measure, method), signal in signals.items():
         whole = signal(np.arange(plan.images)[None])[0]
         resampled = np.stack([signal(rows[None])[0] for rows in draws])
-        names = {"output": output, "measure": measure, "method": method}
+        which = {"output": output, "measure": measure, "method": method}
         low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
         checkpoints += [
             {"step": step, "test_accuracy": a, "train_accuracy": s["train_accuracy"].item()}
-            | names
+            | which
             | {"mean": m, "low": lo, "high": hi, "images": plan.images}
             for (step, s), a, m, lo, hi in zip(
                 found.items(), accuracies, whole, low, high, strict=True
@@ -278,11 +272,11 @@ def _write(
             value = correlation(prepare(accuracies), prepare(whole[None]))[0]
             others = correlation(prepare(accuracies), prepare(resampled))
             ends = dict(zip(("low", "high"), np.quantile(others, [0.025, 0.975]), strict=True))
-            row = names | {"correlation": kind, "mean": value} | ends
+            row = which | {"correlation": kind, "mean": value} | ends
             correlations.append(row | {"checkpoints": len(found), "images": plan.images})
     out = options.out
-    write_table(out.with_name(f"{out.name}-checkpoints.csv"), checkpoints)
-    write_table(out.with_name(f"{out.name}-correlations.csv"), correlations)
+    write_table(out, "checkpoints", checkpoints)
+    write_table(out, "correlations", correlations)
     record = provenance(command_line(), plan=asdict(plan), data=facts)
     write_json(out.with_name(f"{out.name}.json"), record)
 
