@@ -6,4 +6,6 @@ anybody has touched it, and on paper, is its static twin.
 .. _anywidget: https://anywidget.dev
 """
 
-__all__: list[str] = []
+from xaiutils.widgets._perturbation import PerturbationExplorer
+
+__all__ = ["PerturbationExplorer"]

@@ -1,0 +1,216 @@
+// Where a perturbation explorer's answers come from: the network in the page, what is stored in
+// it, or the kernel. All three give the same thing.
+//
+// A question is { image, order, fill, size }. `curves(question)` gives, by method, { order, scores,
+// classes, probabilities }: the numbers of the regions, and for each step from 0 on the score and
+// the most probable classes. `together(question, regions)` gives { score, classes, probabilities }
+// after some regions were replaced at once. A source that cannot answer gives null at once.
+
+const MOST_SHOWN = 5;
+const RANDOM = "random order";
+const SLICE = 12; // milliseconds of work between two looks at the reader's wishes
+const PATIENCE = 4000; // milliseconds until the kernel counts as gone or busy
+
+/** The most probable classes of some logits. */
+function topClasses(logits) {
+  const probabilities = softmax(logits);
+  const classes = Array.from(probabilities.keys())
+    .sort((a, b) => probabilities[b] - probabilities[a])
+    .slice(0, MOST_SHOWN);
+  return { classes, probabilities: classes.map((k) => probabilities[k]) };
+}
+
+// ------------------------------------------------------------------------ the network in the page
+
+/**
+ * @param setup what Python told about the widget
+ * @param subject gives the subject of a question: its picture, target and heatmaps by method
+ */
+function networkSource(setup, subject) {
+  const net = loadNetwork(setup.network);
+  const look = (levels, { picture, target }) => {
+    const { output } = net.forward(inputOf({ ...picture, levels }, setup));
+    const watched = target ?? largest(output);
+    const score = setup.output === "probability" ? softmax(output)[watched] : output[watched];
+    return { score, target: watched, ...topClasses(output) };
+  };
+
+  /** One curve, in slices, so that the page stays alive; null if the reader moved on. */
+  const curve = async (question, thing, regions, isStale) => {
+    const grid = gridOf(thing.picture, question.size);
+    const replacement = replacementOf(thing.picture, question.fill, setup);
+    const found = { order: regions, scores: [], classes: [], probabilities: [] };
+    let resumed = performance.now();
+    for (let step = 0; step <= regions.length; step += 1) {
+      const levels = replaceRegions(thing.picture, replacement, grid, regions.slice(0, step));
+      const seen = look(levels, thing);
+      found.scores.push(seen.score);
+      found.classes.push(seen.classes);
+      found.probabilities.push(seen.probabilities);
+      if (performance.now() - resumed > SLICE) {
+        await pause();
+        if (isStale()) return null;
+        resumed = performance.now();
+      }
+    }
+    return found;
+  };
+
+  return {
+    name: "the network, run in this page",
+    net,
+    knows: () => true,
+    knowsTogether: () => true,
+    async curves(question, { onPart, isStale, first }) {
+      const thing = subject(question);
+      const grid = gridOf(thing.picture, question.size);
+      const steps = Math.min(setup.steps, grid.count);
+      const answer = {};
+      const random = question.order === "random";
+      const methods = random ? [RANDOM] : firstOf(first, Object.keys(thing.heatmaps));
+      for (const method of methods) {
+        const order = random
+          ? orderByLot(grid, setup.seed)
+          : orderByHeat(thing.heatmaps[method].values, grid, question.order);
+        const found = await curve(question, thing, order.slice(0, steps), isStale);
+        if (!found) return null;
+        answer[method] = found;
+        onPart(answer);
+      }
+      return answer;
+    },
+    async together(question, regions) {
+      const thing = subject(question);
+      const grid = gridOf(thing.picture, question.size);
+      const replacement = replacementOf(thing.picture, question.fill, setup);
+      return look(replaceRegions(thing.picture, replacement, grid, regions), thing);
+    },
+    look,
+  };
+}
+
+function firstOf(first, names) {
+  return names.includes(first) ? [first, ...names.filter((name) => name !== first)] : names;
+}
+
+function largest(values) {
+  return values.reduce((best, value, k) => (value > values[best] ? k : best), 0);
+}
+
+/** Let the page draw and answer the reader before the work goes on. */
+function pause() {
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
+// ------------------------------------------------------------------------- what the page carries
+
+function storedSource(stored) {
+  const key = (what, { image, fill, size }) => `${image}|${what}|${fill}|${size}`;
+  const alone = (question) => stored()[key("alone", question)];
+  return {
+    name: "scores stored in this page",
+    knows: (question) => Object.hasOwn(stored(), key(question.order, question)),
+    knowsTogether: (question, regions) => regions.length === 1 && Boolean(alone(question)),
+    async curves(question) {
+      return readCurves(stored()[key(question.order, question)]);
+    },
+    async together(question, [region]) {
+      return readOne(alone(question), region);
+    },
+  };
+}
+
+/** Python's answer on curves, by method. */
+function readCurves({ methods, order, scores, classes, probabilities }) {
+  const [orders, rows, names, shares] = [order, scores, classes, probabilities].map(unpack);
+  const steps = orders.shape[1];
+  const wide = names.shape[2];
+  const tops = (values, k) =>
+    chunks(values.slice(k * (steps + 1) * wide, (k + 1) * (steps + 1) * wide), wide);
+  const read = (k) => ({
+    order: Array.from(orders.slice(k * steps, (k + 1) * steps)),
+    scores: Array.from(rows.slice(k * (steps + 1), (k + 1) * (steps + 1))),
+    classes: tops(names, k),
+    probabilities: tops(shares, k),
+  });
+  return Object.fromEntries(methods.map((method, k) => [method, read(k)]));
+}
+
+/** One of the pictures in Python's answer on pictures. */
+function readOne({ scores, classes, probabilities }, place = 0) {
+  const wide = classes.shape[1];
+  const part = (packed) => Array.from(unpack(packed).slice(place * wide, (place + 1) * wide));
+  return {
+    score: unpack(scores)[place],
+    classes: part(classes),
+    probabilities: part(probabilities),
+  };
+}
+
+function chunks(values, size) {
+  const number = values.length / size;
+  return Array.from({ length: number }, (_, k) => Array.from(values.slice(k * size, (k + 1) * size)));
+}
+
+// ------------------------------------------------------------------------------------ the kernel
+
+/**
+ * @param model the widget's model, through which messages go
+ * @param {(alive: boolean) => void} onLife told when the kernel is first heard of, or falls silent
+ */
+function kernelSource(model, onLife) {
+  const waiting = new Map();
+  let last = 0;
+  let alive = false;
+
+  const heard = (life) => {
+    if (life !== alive) onLife((alive = life));
+  };
+  const settle = (id, how, value) => {
+    const question = waiting.get(id);
+    clearTimeout(question?.timer);
+    waiting.delete(id);
+    question?.[how](value);
+  };
+  const receive = (message) => {
+    heard(true);
+    const { kind, id } = message;
+    clearTimeout(waiting.get(id)?.timer); // it is at work: from now on it may take its time
+    if (kind === "progress") waiting.get(id)?.onProgress(message.done);
+    if (kind === "answer") settle(id, "resolve", message.answer);
+    if (kind === "cancelled") settle(id, "resolve", null);
+    if (kind === "error") settle(id, "reject", new Error(message.text));
+  };
+  const ask = (question, onProgress = () => {}) =>
+    new Promise((resolve, reject) => {
+      const id = (last += 1);
+      const silent = () => {
+        heard(false);
+        settle(id, "reject", new Error("the kernel does not answer: it is busy or closed"));
+      };
+      waiting.set(id, { resolve, reject, onProgress, timer: setTimeout(silent, PATIENCE) });
+      model.send({ ...question, id });
+    });
+  const greet = () => {
+    model.send({ kind: "hello" });
+  };
+
+  model.on("msg:custom", receive);
+  return {
+    name: "the kernel",
+    greet,
+    silence: () => heard(false),
+    cancel: () => model.send({ kind: "cancel" }),
+    stop: () => model.off("msg:custom", receive),
+    knows: (question) => alive && question.image !== "drawing",
+    knowsTogether: (question) => alive && question.image !== "drawing",
+    async curves(question, { onProgress }) {
+      const answer = await ask({ kind: "curves", ...question }, onProgress);
+      return answer && readCurves(answer);
+    },
+    async together(question, regions) {
+      const answer = await ask({ kind: "together", ...question, regions });
+      return answer && readOne(answer);
+    },
+  };
+}
