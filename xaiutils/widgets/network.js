@@ -184,7 +184,7 @@ const SLIDING = {
     ...asMaps(layer, from), weight: unpack(layer.weight), groups: from[0], kernel: [1, 1],
   }),
   avg_pool2d: (layer, from) => ({
-    ...layer, outer: from, inner: layer.shape, groups: from[0], dilation: [1, 1],
+    ...layer, outer: from, inner: maps(layer.shape), groups: from[0], dilation: [1, 1],
     weight: new Float32Array(from[0] * product(layer.kernel)).fill(1 / layer.divisor),
   }),
   upsample: (layer, from) => ({
@@ -194,9 +194,13 @@ const SLIDING = {
   }),
 };
 
-/** A layer that mixes channels, place by place: numbers without a place are maps of one pixel. */
+/** Numbers that have no place are maps of one pixel. */
+function maps(shape) {
+  return [...shape, 1, 1].slice(0, 3);
+}
+
+/** A layer that mixes channels, place by place. */
 function asMaps(layer, from) {
-  const maps = (shape) => [...shape, 1, 1].slice(0, 3);
   return {
     ...layer, outer: maps(from), inner: maps(layer.shape),
     stride: [1, 1], padding: [0, 0], dilation: [1, 1],
@@ -235,51 +239,53 @@ function withBias(values, bias) {
 
 function sumUp(sliding, outer, weight) {
   const inner = new Float64Array(product(sliding.inner));
-  const stride = sliding.stride[1];
-  eachRow(sliding, (w, to, from, count) => {
-    const factor = weight[w];
-    for (let k = 0; k < count; k += 1) inner[to + k] += factor * outer[from + k * stride];
-  });
+  slide(sliding, weight, inner, outer, true);
   return inner;
 }
 
 function spreadOut(sliding, inner, weight) {
   const outer = new Float64Array(product(sliding.outer));
-  const stride = sliding.stride[1];
-  eachRow(sliding, (w, from, to, count) => {
-    const factor = weight[w];
-    for (let k = 0; k < count; k += 1) outer[to + k * stride] += factor * inner[from + k];
-  });
+  slide(sliding, weight, inner, outer, false);
   return outer;
 }
 
-/**
- * Every row of places that one weight connects.
- * @param {(weight: number, inner: number, outer: number, count: number) => void} visit positions
- */
-function eachRow({ inner, outer, groups, kernel, stride, padding, dilation }, visit) {
-  const outerChannels = outer[0] / groups;
-  const weights = product(kernel);
-  for (let channel = 0; channel < inner[0]; channel += 1) {
-    const first = Math.floor((channel * groups) / inner[0]) * outerChannels;
-    for (let other = 0; other < outerChannels; other += 1) {
-      for (let w = 0; w < weights; w += 1) {
-        const down = Math.floor(w / kernel[1]) * dilation[0] - padding[0];
-        const along = (w % kernel[1]) * dilation[1] - padding[1];
-        const start = Math.max(0, Math.ceil(-along / stride[1]));
-        const end = Math.min(inner[2], Math.floor((outer[2] - 1 - along) / stride[1]) + 1);
-        if (end <= start) continue;
-        const weight = (channel * outerChannels + other) * weights + w;
-        for (let y = 0; y < inner[1]; y += 1) {
-          const row = y * stride[0] + down;
-          if (row < 0 || row >= outer[1]) continue;
-          const innerRow = (channel * inner[1] + y) * inner[2];
-          const outerRow = ((first + other) * outer[1] + row) * outer[2];
-          visit(weight, innerRow + start, outerRow + start * stride[1] + along, end - start);
+/** Add what is seen through each window to its inner place (`up`), or the other way round. */
+function slide({ inner, outer, groups, kernel, ...sides }, weight, inners, outers, up) {
+  const places = product(kernel);
+  const perGroup = outer[0] / groups;
+  const [channels, height, width] = inner;
+  const [, outerHeight, outerWidth] = outer;
+  const [rowStride, step] = sides.stride;
+  for (let place = 0; place < places; place += 1) {
+    const rows = reach(sides, 0, Math.floor(place / kernel[1]), height, outerHeight);
+    const columns = reach(sides, 1, place % kernel[1], width, outerWidth);
+    const count = columns.end - columns.start;
+    const outerStart = columns.start * step + columns.offset;
+    for (let channel = 0; channel < channels; channel += 1) {
+      const first = Math.floor((channel * groups) / channels) * perGroup;
+      for (let other = 0; other < perGroup; other += 1) {
+        const factor = weight[(channel * perGroup + other) * places + place];
+        for (let row = rows.start; row < rows.end; row += 1) {
+          const seen = (first + other) * outerHeight + row * rowStride + rows.offset;
+          const i = (channel * height + row) * width + columns.start;
+          const o = seen * outerWidth + outerStart;
+          if (up) {
+            for (let k = 0; k < count; k += 1) inners[i + k] += factor * outers[o + k * step];
+          } else {
+            for (let k = 0; k < count; k += 1) outers[o + k * step] += factor * inners[i + k];
+          }
         }
       }
     }
   }
+}
+
+/** Along one side: which windows see something at a place of the kernel, and how far off it is. */
+function reach({ stride, padding, dilation }, side, place, windows, length) {
+  const offset = place * dilation[side] - padding[side];
+  const start = Math.max(0, Math.ceil(-offset / stride[side]));
+  const end = Math.min(windows, Math.floor((length - 1 - offset) / stride[side]) + 1);
+  return { offset, start, end };
 }
 
 // ------------------------------------------------------------------------------------ relevance
