@@ -1,0 +1,332 @@
+"""The perturbation explorer: its answers in Python, in the page, and through a kernel."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from xaiutils import attribution, data, evaluation, models
+from xaiutils.widgets import PerturbationExplorer
+from xaiutils.widgets._answers import RANDOM, Background, Cancelled
+from xaiutils.widgets._perturbation import _unpacked
+from xaiutils.widgets._pictures import PAGE_FILLS, PageFill, input_of, levels_of, lots
+
+METHODS = ("gradient", "lrp_epsilon", "lrp_z_plus")
+
+
+@pytest.fixture(scope="module")
+def clf():
+    return models.load_classifier("mnist_cnn")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.mnist("test", source="embedded").images[:3]
+
+
+@pytest.fixture
+def explorer(clf, digits):
+    return PerturbationExplorer(clf, digits, METHODS, region_size=7, steps=9)
+
+
+def _colourful():
+    """A network on colour pictures, and pictures of 256 levels in its units."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 7))
+    preprocess = models.Preprocess(16, 16, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    pictures = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    return net.eval(), preprocess, input_of(pictures, preprocess)
+
+
+@pytest.mark.parametrize("order", ["morf", "lerf"])
+def test_scores_are_those_of_region_perturbation(clf, digits, explorer, order):
+    found = explorer.scores(1, order, "uniform")
+    x = digits[1:2]
+    target = clf.module(x).argmax(dim=1)
+    maps = {name: attribution.METHODS[name](clf.module, x, target) for name in METHODS}
+    fill = PageFill("uniform", clf.preprocess)
+    expected = evaluation.region_perturbation(
+        clf.module, x, target, maps, 7, 9, order, fill, repeats=1
+    )
+    assert list(found) == list(METHODS)
+    for name in METHODS:
+        torch.testing.assert_close(found[name], expected[name].scores[0, 0], rtol=0, atol=1e-4)
+
+
+def test_scores_of_colour_pictures_and_probabilities():
+    net, preprocess, x = _colourful()
+    explorer = PerturbationExplorer(
+        net, x, ["gradient"], preprocess=preprocess, output="probability", region_size=4
+    )
+    maps = attribution.gradient(net, x, net(x).argmax(dim=1))
+    expected = evaluation.region_perturbation(
+        net,
+        x,
+        None,
+        maps,
+        4,
+        16,
+        fill=PageFill("blur", preprocess),
+        repeats=1,
+        output="probability",
+    )
+    found = explorer.scores(1, fill="blur")["gradient"]
+    torch.testing.assert_close(found, expected.scores[1, 0], rtol=0, atol=1e-5)
+
+
+def test_stored_answers_hold_scores_order_and_classes(clf, digits, explorer):
+    answer = explorer.store(["uniform"], ["morf", "random"]).stored["2|morf|uniform|7"]
+    assert answer["methods"] == list(METHODS)
+    scores, order = _unpacked(answer["scores"]), _unpacked(answer["order"])
+    regions = evaluation.Regions(28, 28, 7)
+    gone = torch.isin(regions.index, order[1, :5].long())
+    x = digits[2:3]
+    picture = torch.where(gone, PageFill("uniform", clf.preprocess)(x), x)
+    logits = clf.module(picture)[0]
+    assert abs(scores[1, 5] - logits[clf.module(x).argmax()]) < 1e-4
+    top = logits.softmax(0).topk(5)
+    assert _unpacked(answer["classes"])[1, 5].tolist() == top.indices.tolist()
+    torch.testing.assert_close(_unpacked(answer["probabilities"])[1, 5], top.values)
+
+
+def test_the_random_order_is_one_for_all_methods(explorer):
+    answer = explorer.store(["black"], ["random"], clicks=False).stored["0|random|black|7"]
+    assert answer["methods"] == [RANDOM]
+    drawn = _unpacked(answer["order"])[0].int().tolist()
+    assert len(set(drawn)) == 9
+    assert drawn != sorted(drawn)
+
+
+def test_each_region_alone(clf, digits, explorer):
+    answer = explorer.store(["mean"], []).stored["0|alone|mean|7"]
+    regions = evaluation.Regions(28, 28, 7)
+    x = digits[:1]
+    target = clf.module(x).argmax()
+    replacement = PageFill("mean", clf.preprocess)(x)
+    pictures = torch.cat([torch.where(regions.index == r, replacement, x) for r in range(16)])
+    expected = clf.module(pictures)[:, target]
+    torch.testing.assert_close(_unpacked(answer["scores"]), expected, rtol=0, atol=1e-4)
+    assert answer["classes"]["shape"] == [16, 5]
+
+
+@pytest.mark.parametrize("name", PAGE_FILLS)
+def test_fills_are_levels_and_repeat_themselves(name):
+    _, preprocess, x = _colourful()
+    fill = PageFill(name, preprocess, seed=3)
+    replacement = fill(x)
+    assert torch.equal(replacement, fill(x))
+    levels = levels_of(replacement, preprocess)
+    torch.testing.assert_close(input_of(levels, preprocess), replacement)
+
+
+def test_noise_covers_all_levels_evenly():
+    _, preprocess, _ = _colourful()
+    empty = input_of(torch.zeros(1, 3, 128, 128, dtype=torch.uint8), preprocess)
+    noise = levels_of(PageFill("uniform", preprocess)(empty), preprocess)
+    counts = noise.flatten().bincount(minlength=256)
+    expected = noise.numel() / 256
+    assert (counts - expected).square().sum() / expected < 330  # chi-square, 255 degrees, 0.1 %
+    one, two = noise[0, 0].flatten().float(), noise[0, 1].flatten().float()
+    assert abs(torch.corrcoef(torch.stack([one, two]))[0, 1]) < 0.03
+    assert abs(torch.corrcoef(torch.stack([one[1:], one[:-1]]))[0, 1]) < 0.03
+
+
+def test_lots_give_every_region_its_place():
+    regions = evaluation.Regions(28, 30, 4)
+    ranks = evaluation.morf_ranks(regions.scores(lots(regions, 5)[None]))[0]
+    assert sorted(ranks.tolist()) == list(range(regions.count))
+    assert ranks.tolist() != sorted(ranks.tolist())
+
+
+def test_heatmaps_of_your_own(clf, digits):
+    own = {"ink": digits, "function": lambda model, x, target: x.sum(dim=1)}
+    found = PerturbationExplorer(clf, digits, own, region_size=7).scores()
+    assert torch.equal(found["ink"], found["function"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"methods": ["gradiant"]}, ValueError, "did you mean 'gradient'"),
+        ({"methods": "gradient"}, TypeError, "sequence of names"),
+        ({"methods": []}, TypeError, "at least one"),
+        ({"methods": {"flat": torch.zeros(2, 28, 28)}}, ValueError, "'flat' are of shape"),
+        ({"fills": ["unifrom"]}, ValueError, "did you mean 'uniform'"),
+        ({"fills": []}, ValueError, "at least one"),
+        ({"output": "logits"}, ValueError, "did you mean 'logit'"),
+        ({"region_size": 29}, ValueError, "from 1 to 28"),
+        ({"steps": 0}, ValueError, "at least one step"),
+        ({"names": ["one"]}, ValueError, "names must be 3"),
+        ({"target": 10}, ValueError, "from 0 to 9"),
+        ({"images": []}, ValueError, "images is empty"),
+        ({"images": torch.zeros(2, 3, 28, 28)}, ValueError, "to fit preprocess"),
+        ({"images": torch.full((1, 1, 28, 28), torch.nan)}, ValueError, "NaN"),
+    ],
+)
+def test_bad_arguments_are_named(clf, digits, arguments, error, message):
+    with pytest.raises(error, match=message):
+        PerturbationExplorer(clf, **{"images": digits, "methods": METHODS, **arguments})
+
+
+def test_a_module_needs_its_preprocessing(clf, digits):
+    with pytest.raises(TypeError, match="preprocess"):
+        PerturbationExplorer(clf.module, digits, METHODS)
+
+
+def test_a_network_that_the_page_cannot_run(digits):
+    class Twice(nn.Module):
+        def forward(self, x):
+            flat = x.flatten(1)[:, :10]
+            return flat + flat.relu()
+
+    preprocess = models.Preprocess(28, 28, (0.0,), (1.0,))
+    explorer = PerturbationExplorer(Twice().eval(), digits, ["gradient"], preprocess=preprocess)
+    assert explorer.setup["network"] is None
+    with pytest.raises(ValueError, match="page"):
+        PerturbationExplorer(
+            Twice().eval(), digits, ["gradient"], preprocess=preprocess, in_page=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"image": 3}, "image must be from 0 to 2"),
+        ({"order": "most"}, "order 'most' is unknown"),
+        ({"fill": "grey"}, "fill 'grey' is unknown"),
+    ],
+)
+def test_scores_refuses_what_is_not_there(explorer, question, message):
+    with pytest.raises(ValueError, match=message):
+        explorer.scores(**question)
+
+
+def test_static_twin_has_words(explorer):
+    bundle, metadata = explorer._repr_mimebundle_()
+    assert bundle["image/png"]
+    assert "AOPC: gradient" in metadata["image/png"]["alt"]
+
+
+# ------------------------------------------------------------------- questions of the page
+
+
+class Page:
+    """Takes the place of the page: keeps what is sent, and asks."""
+
+    def __init__(self, explorer):
+        self.explorer = explorer
+        self.received = []
+        explorer.send = self.received.append
+
+    def ask(self, kind, **question):
+        asked = {"image": 0, "fill": "uniform", "size": 7, **question}
+        self.explorer._on_message(None, {"kind": kind, "id": 1, **asked}, [])
+
+    def wait(self, kind):
+        self.explorer._background[kind].join()
+        return self.received[-1]
+
+
+def test_kernel_answers_a_greeting(explorer):
+    page = Page(explorer)
+    page.ask("hello")
+    assert page.received == [{"kind": "hello"}]
+
+
+def test_kernel_answers_on_curves_with_progress(explorer):
+    page = Page(explorer)
+    page.ask("curves", order="lerf")
+    last = page.wait("curves")
+    assert page.received[0] == {"kind": "started", "id": 1}
+    assert [m["kind"] for m in page.received[1:-1]] == ["progress"] * (len(page.received) - 2)
+    assert page.received[-2]["done"] == 1 + 3 * 9
+    assert last["kind"] == "answer"
+    rows = _unpacked(last["answer"]["scores"])
+    assert torch.equal(rows[0], explorer.scores(0, "lerf")["gradient"])
+
+
+def test_kernel_answers_on_regions_of_the_readers_choice(clf, digits, explorer):
+    page = Page(explorer)
+    page.ask("together", regions=[5, 6])
+    answer = page.wait("together")["answer"]
+    gone = torch.isin(evaluation.Regions(28, 28, 7).index, torch.tensor([5, 6]))
+    x = digits[:1]
+    picture = torch.where(gone, PageFill("uniform", clf.preprocess)(x), x)
+    logits = clf.module(picture)[0]
+    assert abs(_unpacked(answer["scores"])[0] - logits[clf.module(x).argmax()]) < 1e-4
+
+
+def test_kernel_answers_on_each_region_alone(explorer):
+    page = Page(explorer)
+    page.ask("alone")
+    assert page.wait("alone")["answer"]["scores"]["shape"] == [16]
+
+
+def test_errors_come_as_words_and_the_next_question_is_answered(explorer):
+    page = Page(explorer)
+    page.ask("curves", order="morf", fill="grey")
+    failed = page.wait("curves")
+    assert failed["kind"] == "error"
+    assert "fill 'grey' is unknown" in failed["text"]
+    page.ask("curves", order="morf")
+    assert page.wait("curves")["kind"] == "answer"
+
+
+def test_a_network_that_fails_is_reported(digits):
+    class Fragile(nn.Module):
+        broken = False
+
+        def forward(self, x):
+            if self.broken:
+                raise RuntimeError("out of paper")
+            return x.flatten(1)[:, 300:310]
+
+    net = Fragile().eval()
+    preprocess = models.Preprocess(28, 28, (0.0,), (1.0,))
+    explorer = PerturbationExplorer(net, digits, {"ink": digits}, preprocess=preprocess)
+    net.broken = True
+    page = Page(explorer)
+    page.ask("together", regions=[0])
+    assert page.wait("together") == {
+        "kind": "error",
+        "id": 1,
+        "text": "RuntimeError: out of paper",
+    }
+
+
+def test_a_cancelled_job_ends_and_says_so(explorer):
+    page = Page(explorer)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def send(message):
+        page.received.append(message)
+        if message["kind"] == "progress":
+            begun.set()
+            go_on.wait()
+
+    explorer.send = send
+    page.ask("curves", order="morf")
+    begun.wait()
+    page.ask("cancel")
+    go_on.set()
+    assert page.wait("curves") == {"kind": "cancelled", "id": 1}
+
+
+def test_a_new_job_cancels_the_one_before():
+    background = Background()
+    begun, ended = threading.Event(), []
+
+    def endless(check):
+        begun.set()
+        try:
+            while True:
+                check()
+        except Cancelled:
+            ended.append("first")
+
+    background.start(endless)
+    begun.wait()
+    background.start(lambda check: ended.append("second"))
+    background.join()
+    assert ended == ["first", "second"]
