@@ -1,9 +1,11 @@
 """Fixtures that several test modules share."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 
+import page_checks
 import pytest
 
 CHROMIUM_FLAGS = [
@@ -45,3 +47,48 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def book():
+    """The address of the book, built anew by one worker if anything in it has changed."""
+    import build
+    import vendor
+    from filelock import FileLock
+
+    (build.ROOT / "_build").mkdir(exist_ok=True)
+    with FileLock(build.ROOT / "_build/tests.lock"):
+        assert build.is_current() or build.build(), "the book does not build: see above"
+    if not vendor.is_filled():
+        pytest.skip("npm could not be reached, so this book takes scripts from a CDN")
+    with page_checks.served(build.ROOT / build.HTML) as address:
+        yield address
+
+
+@pytest.fixture
+def open_page(browser, book):
+    """Open a page of the book, by its name; in the end nothing must have gone wrong on it.
+
+    Options are playwright's for a page: ``viewport``, ``has_touch``, ``color_scheme`` ...
+    """
+    with contextlib.ExitStack() as pages:
+        every_wrong = []
+
+        def open_page(name, **options):
+            address = f"{book}/{name}.html"
+            page, wrongs = pages.enter_context(page_checks.opened(browser, address, **options))
+            every_wrong.append(wrongs)
+            return page
+
+        yield open_page
+        assert not any(every_wrong), every_wrong
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """A live JupyterLab with an empty folder; see `jupyter_lab.Lab`."""
+    pytest.importorskip("jupyterlab", reason="no JupyterLab here (it comes with the extra `book`)")
+    import jupyter_lab
+
+    with jupyter_lab.running(tmp_path_factory.mktemp("lab")) as server:
+        yield server

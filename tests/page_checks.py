@@ -29,10 +29,10 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def opened(browser, address):
-    """Open a page that reaches its own server alone; gives it and what went wrong on loading."""
+def opened(browser, address, **options):
+    """Open a page that reaches its own server alone; gives it and what goes wrong on it."""
     origin = "/".join(address.split("/")[:3]) + "/"
-    page = browser.new_page(viewport=DESK)
+    page = browser.new_page(**{"viewport": DESK, **options})
     wrongs = []
 
     def decide(route):

@@ -1,12 +1,8 @@
-"""Every page of the built book, in a headless browser that reaches nothing but the book.
-
-Everything stands in this one module so that one worker builds the book, once.
-"""
+"""Every page of the built book, in a headless browser that reaches nothing but the book."""
 
 import build
 import page_checks
 import pytest
-import vendor
 import yaml
 from bs4 import BeautifulSoup
 
@@ -17,16 +13,6 @@ def _pages():
     toc = yaml.safe_load((build.ROOT / "_toc.yml").read_text())
     chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
     return [toc["root"], *(chapter["file"] for chapter in chapters), "search", "genindex"]
-
-
-@pytest.fixture(scope="module")
-def book():
-    """The address of the book, built anew if anything in it has changed."""
-    assert build.is_current() or build.build(), "the book does not build: see above"
-    if not vendor.is_filled():
-        pytest.skip("npm could not be reached, so this book takes scripts from a CDN")
-    with page_checks.served(HTML) as address:
-        yield address
 
 
 @pytest.mark.parametrize("name", _pages())
