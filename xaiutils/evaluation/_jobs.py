@@ -43,6 +43,16 @@ class _Curve(NamedTuple):
     way: int
 
 
+class _Jobs(NamedTuple):
+    """All perturbed pictures: `steps` for each curve, in the order of the curves."""
+
+    draws: Draws
+    ways: Sequence[Perturbation]
+    curves: Sequence[_Curve]
+    steps: int
+    targets: Tensor  # (N,) which outputs are watched
+
+
 @dataclass(frozen=True)
 class Runner:
     """How pictures become scores.
@@ -81,13 +91,14 @@ class Runner:
         curves = _curves(ways, len(draws.x), repeats)
         with torch.no_grad(), _full_precision():
             start, targets = self._unperturbed(draws.x)
+            jobs = _Jobs(draws, ways, curves, steps, targets)
             network = _folded(self.model, draws.x)
             plan = self._window_plan(network, draws, len(curves))
             with tqdm(total=len(curves) * steps, unit="pictures", disable=not self.progress) as bar:
                 if plan is None:
-                    rows = self._rows(network, draws, ways, curves, steps, targets, bar)
+                    rows = self._whole_pictures(network, jobs, bar)
                 else:
-                    rows = self._windows(plan, draws, ways, curves, steps, targets, bar)
+                    rows = self._windows(plan, jobs, bar)
         scores = torch.empty(len(ways), len(draws.x), repeats, steps + 1)
         scores[..., 0] = start[:, None]
         for curve, row in zip(curves, rows, strict=True):
@@ -133,56 +144,39 @@ class Runner:
         batch = min(curves, self._windowed_size(draws.x))
         return plan if self.windowed or plan.saving(batch) >= _WORTHWHILE else None
 
-    def _rows(
-        self,
-        network: Network,
-        draws: Draws,
-        ways: Sequence[Perturbation],
-        curves: Sequence[_Curve],
-        steps: int,
-        targets: Tensor,
-        bar: tqdm[Any],
-    ) -> Tensor:
-        """Scores of the perturbed pictures, (len(curves), steps), by whole pictures."""
-        images = torch.tensor([curve.image for curve in curves], device=draws.x.device)
+    def _whole_pictures(self, network: Network, jobs: _Jobs, bar: tqdm[Any]) -> Tensor:
+        """Scores of the perturbed pictures, (len(curves), steps)."""
+        x, steps = jobs.draws.x, jobs.steps
+        images = torch.tensor([curve.image for curve in jobs.curves], device=x.device)
         numbers = images.repeat_interleave(steps)
-        rows = torch.empty(len(numbers), device=draws.x.device)
-        size, memory_format = self._size(draws.x), _memory_format(network, draws.x)
+        rows = torch.empty(len(numbers), device=x.device)
         done = 0
-        for pictures in _batches(draws, ways, curves, steps, size, memory_format):
+        for pictures in _batches(jobs, self._size(x), _memory_format(network, x)):
             part = slice(done, done + len(pictures))
-            rows[part] = self._read(network(pictures), numbers[part], targets)
+            rows[part] = self._read(network(pictures), numbers[part], jobs.targets)
             done += len(pictures)
             bar.update(len(pictures))
-        return rows.view(len(curves), steps).cpu()
+        return rows.view(-1, steps).cpu()
 
-    def _windows(
-        self,
-        plan: graph.Windows,
-        draws: Draws,
-        ways: Sequence[Perturbation],
-        curves: Sequence[_Curve],
-        steps: int,
-        targets: Tensor,
-        bar: tqdm[Any],
-    ) -> Tensor:
-        """Scores of the perturbed pictures, (len(curves), steps), by windows."""
-        size, columns = self._windowed_size(draws.x), draws.regions.columns
-        rows = torch.empty(len(curves), steps, device=draws.x.device)
+    def _windows(self, plan: graph.Windows, jobs: _Jobs, bar: tqdm[Any]) -> Tensor:
+        """The same scores, what a step leaves as it was being kept from the step before."""
+        x, columns = jobs.draws.x, jobs.draws.regions.columns
+        size = self._windowed_size(x)
+        rows = torch.empty(len(jobs.curves), jobs.steps, device=x.device)
         state: graph.Incremental | None = None
-        for first in range(0, len(curves), size):
-            together = _together(draws, ways, curves[first : first + size])
+        for first in range(0, len(jobs.curves), size):
+            together = _together(jobs, slice(first, first + size))
             if state is None or state.x.shape != together.pictures.shape:
                 state = graph.Incremental(plan, together.pictures)
             state.x.copy_(together.pictures)
             state.restart()
-            for step in range(steps):
+            for step in range(jobs.steps):
                 due = (together.ranks == step)[:, None]
                 torch.where(due, together.replacements, state.x, out=state.x)
                 regions = together.order[:, step]
                 outputs = state.update(regions // columns, regions % columns)
                 part = slice(first, first + size)
-                rows[part, step] = self._read(outputs, together.images, targets)
+                rows[part, step] = self._read(outputs, together.images, jobs.targets)
                 bar.update(len(outputs))
         return rows.cpu()
 
@@ -220,7 +214,8 @@ class _Together(NamedTuple):
     order: Tensor  # (B, count) the regions in their order
 
 
-def _together(draws: Draws, ways: Sequence[Perturbation], curves: Sequence[_Curve]) -> _Together:
+def _together(jobs: _Jobs, part: slice) -> _Together:
+    draws, ways, curves = jobs.draws, jobs.ways, jobs.curves[part]
     images = torch.tensor([curve.image for curve in curves])
     drawn = {(c.image, c.repeat): draws.replacement(c.image, c.repeat) for c in curves}
     return _Together(
@@ -251,24 +246,18 @@ def _curves(ways: Sequence[Perturbation], images: int, repeats: int) -> list[_Cu
     ]
 
 
-def _batches(
-    draws: Draws,
-    ways: Sequence[Perturbation],
-    curves: Sequence[_Curve],
-    steps: int,
-    size: int,
-    memory_format: torch.memory_format,
-) -> Iterator[Tensor]:
+def _batches(jobs: _Jobs, size: int, memory_format: torch.memory_format) -> Iterator[Tensor]:
     """The pictures of all jobs, `size` at a time, in one buffer that is overwritten each time."""
+    draws, steps = jobs.draws, jobs.steps
     shape = (size, *draws.x.shape[1:])
     buffer = torch.empty(
         shape, dtype=draws.x.dtype, device=draws.x.device, memory_format=memory_format
     )
     filled, drawn_for = 0, None
-    for image, repeat, way in curves:
+    for image, repeat, way in jobs.curves:
         if drawn_for != (image, repeat):
             replacement, drawn_for = draws.replacement(image, repeat), (image, repeat)
-        ranks = ways[way].pixel_ranks(image, repeat)
+        ranks = jobs.ways[way].pixel_ranks(image, repeat)
         done = 0
         while done < steps:
             taken = min(steps - done, size - filled)
