@@ -56,11 +56,10 @@ def as_markdown(claims: Sequence[Claim]) -> str:
 
 
 def _section(claim: Claim) -> str:
-    measured = "".join(f"- {effect}\n" for effect in claim.effects) or "- nothing\n"
+    measured = "\n  ".join(f"- {effect}" for effect in claim.effects) or "nothing"
     return (
         f"### {claim.statement}\n\n"
         f"{{cite:p}}`{claim.paper}`, {claim.where}. **Verdict here: {claim.verdict}.** "
         f"{claim.reason}\n\n"
-        f"There\n: {claim.there}\n\nHere\n: {claim.here}\n\nMeasured\n: \n"
-        f"{measured.replace('- ', '  - ')}\n"
+        f"There\n: {claim.there}\n\nHere\n: {claim.here}\n\nMeasured\n: {measured}\n"
     )

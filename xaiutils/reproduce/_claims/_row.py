@@ -26,8 +26,8 @@ class Effect:
     images: int
 
     def __str__(self) -> str:
-        interval = f"{self.mean:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
-        return f"{interval}, {self.measure} ({self.images} images)"
+        mean, low, high = (_three_digits(v) for v in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}], {self.measure} ({self.images} images)"
 
     @classmethod
     def of(
@@ -36,6 +36,11 @@ class Effect:
         """Read an effect from a row of a table in results/."""
         number = int(row["images"]) if "images" in row else images
         return cls(measure, float(row[mean]), float(row["low"]), float(row["high"]), number)
+
+
+def _three_digits(value: float) -> str:
+    """With a sign, and with the zeros at the end: +2.10."""
+    return f"{value:+#.3g}".removesuffix(".")
 
 
 @dataclass(frozen=True)
