@@ -18,6 +18,21 @@ def write(folder, differences):
     pd.DataFrame(rows).to_csv(folder / f"{_dmbp._RUN}-comparisons.csv", index=False)
     areas = pd.DataFrame([{"measure": "abpc", "images": 9}])
     areas.to_csv(folder / f"{_dmbp._RUN}-areas.csv", index=False)
+    write_oracles(folder, 0.2)
+
+
+def write_oracles(folder, gap):
+    """Tables in which DMBP leads gradient x input by `gap`, give or take 0.1, everywhere."""
+    numbers = {"mean": gap, "low": gap - 0.1, "high": gap + 0.1, "images": 7}
+    pairs = [
+        {"measure": measure, "network": kind, "method": method} | numbers
+        for measure in ("agreement", "positive", "negative")
+        for kind in _dmbp._KINDS
+        for method in ("greedy", "purity")
+    ]
+    pd.DataFrame(pairs).to_csv(folder / f"{_dmbp._ORACLE}-comparisons.csv", index=False)
+    lead = pd.DataFrame([{"measure": "lead", "method": "greedy"} | numbers])
+    lead.to_csv(folder / f"{_dmbp._ORACLE}-measures.csv", index=False)
 
 
 @pytest.mark.parametrize(
@@ -29,9 +44,20 @@ def write(folder, differences):
 )
 def test_differences_are_ours_minus_theirs(tmp_path, differences, verdict, reason):
     write(tmp_path, differences)
-    consistent, interpretable = _dmbp.rows(tmp_path)
+    consistent, interpretable, *_ = _dmbp.rows(tmp_path)
     assert [effect.mean for effect in consistent.effects] == list(differences)
     assert all(e.low == e.mean - 1 and e.high == e.mean + 1 for e in consistent.effects)
     assert {effect.images for effect in consistent.effects} == {9}
     assert (consistent.verdict, consistent.reason) == (verdict, reason)
     assert interpretable.verdict == "not testable"
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.2, "confirmed"), (0.05, "not confirmed")])
+def test_oracles_are_judged_by_every_kind_of_network(tmp_path, gap, verdict):
+    write(tmp_path, (2, 3, 4, 5))
+    write_oracles(tmp_path, gap)
+    whole, parts, closed_form = _dmbp.rows(tmp_path)[2:]
+    assert [len(claim.effects) for claim in (whole, parts, closed_form)] == [2, 4, 1]
+    for claim in (whole, parts, closed_form):
+        assert claim.verdict == verdict
+        assert all(effect.mean == gap and effect.images == 7 for effect in claim.effects)

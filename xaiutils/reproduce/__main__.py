@@ -9,6 +9,7 @@ from xaiutils.reproduce import (
     _claims,
     _complexity,
     _dmbp,
+    _dmbp_oracle,
     _grad_lam,
     _picture,
     _samek,
@@ -28,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     _claims.add_command(commands)
     _complexity.add_command(commands)
     _dmbp.add_command(commands)
+    _dmbp_oracle.add_command(commands)
     _grad_lam.add_command(commands)
     _picture.add_command(commands)
     _samek.add_command(commands)
