@@ -6,6 +6,7 @@ anybody has touched it, and on paper, is its static twin.
 .. _anywidget: https://anywidget.dev
 """
 
+from xaiutils.widgets._lrp_stepper import LRPStepper
 from xaiutils.widgets._perturbation import PerturbationExplorer
 
-__all__ = ["PerturbationExplorer"]
+__all__ = ["LRPStepper", "PerturbationExplorer"]

@@ -27,7 +27,9 @@ function furnish(node, attributes, children) {
 /** The frame of a widget: named for screen readers, with a line that they read out. */
 function frame(name, ...children) {
   const status = element("p", { class: "xai-status", role: "status", "aria-live": "polite" });
-  const node = element("section", { class: "xai-widget", "aria-label": name }, ...children, status);
+  // JupyterLab would take the arrow keys for itself.
+  const attributes = { class: "xai-widget", "aria-label": name, "data-lm-suppress-shortcuts": true };
+  const node = element("section", attributes, ...children, status);
   return { node, status };
 }
 
