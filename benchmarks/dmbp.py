@@ -1,7 +1,7 @@
 """Time and peak memory of DMBP against 200 iterations of autograd through autograd.
 
     python benchmarks/dmbp.py [--networks efficientnet_lite0,resnet50] [--size 64] [--repeats 5]
-        [--objectives windows,pixels]
+        [--objectives windows,pixels] [--equal-at 64]
 
 The plain way writes the masks into hooks on the activations, takes the gradient of the output with
 ``create_graph=True`` once for each branch, and lets autograd differentiate the objective of it once
@@ -13,7 +13,9 @@ is the objective that is the default, over windows, and one that judges every co
 Both compute the same gradient (this is checked first), so the plain way's 200 iterates are computed
 with the exact gradient, and its time is 200 times that of one iteration as written. In each repeat
 the two ways run one after the other; times are medians over repeats of the ratio in that repeat,
-so that a busy machine disturbs them little. Weights are random, and so are the inputs.
+so that a busy machine disturbs them little. Weights are random, and so are the inputs. The number
+of iterations for an equal objective may be found on smaller images than those that are timed
+(``--equal-at``), with windows in proportion: 200 iterations on large ones take long.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -115,28 +118,51 @@ def objectives(size: int) -> dict[str, Objective]:
     return {"windows": default_objective((3, size, size)), "pixels": Purity()}
 
 
-def measure(
-    name: str, objective: Objective, batch: int, size: int, repeats: int
-) -> dict[str, object]:
-    """Compare both ways on one network by one objective."""
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network with inputs of one size, and what is to be made small."""
+
+    network: nn.Module
+    x: Tensor
+    targets: Tensor
+    parts: Masked
+    objective: Objective
+
+    def ours(self, iterations: int) -> attribution.Disentangled:
+        """Search as the package does."""
+        return attribution.dmbp(
+            self.network, self.x, self.targets, iterations, objective=self.objective
+        )
+
+    def plain(self, masks: Tensor) -> Tensor:
+        """One gradient the plain way."""
+        return plain_gradient(self.network, self.x, self.targets, masks, self.parts, self.objective)
+
+
+def case(name: str, kind: str, batch: int, size: int) -> Case:
+    """Random weights and inputs, the same whenever they are asked for."""
     network = load(name).requires_grad_(False)
     x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         targets = network(x).argmax(1)
     parts = Masked(graph.trace(network, x), x, targets, needs_filters=False)
-    masks = torch.full_like(parts.ones(), START).sigmoid()
-    _, gradient = exact_gradient(parts, masks, objective)
-    plain = plain_gradient(network, x, targets, masks, parts, objective)
+    return Case(network, x, targets, parts, objectives(size)[kind])
+
+
+def measure(
+    name: str, kind: str, batch: int, size: int, equal_at: int, repeats: int
+) -> dict[str, object]:
+    """Compare both ways on one network by one objective."""
+    small, large = (case(name, kind, batch, side) for side in (equal_at, size))
+    masks = torch.full_like(large.parts.ones(), START).sigmoid()
+    _, gradient = exact_gradient(large.parts, masks, large.objective)
+    plain = large.plain(masks)
     torch.testing.assert_close(gradient, plain, rtol=1e-2, atol=1e-3 * float(plain.abs().max()))
-
-    def ours(iterations: int) -> attribution.Disentangled:
-        return attribution.dmbp(network, x, targets, iterations, objective=objective)
-
-    wanted = plain_search(parts, objective)
-    iterations, reached = enough(ours, wanted)
+    wanted = plain_search(small.parts, small.objective)
+    iterations, reached = enough(small.ours, wanted)
     ways: dict[str, Callable[[], object]] = {
-        "plain": lambda: plain_gradient(network, x, targets, masks, parts, objective),
-        "ours": lambda: ours(iterations),
+        "plain": lambda: large.plain(masks),
+        "ours": lambda: large.ours(iterations),
     }
     memory = {way: peak_memory(function) for way, function in ways.items()}
     times = [{way: seconds(function) for way, function in ways.items()} for _ in range(repeats)]
@@ -144,7 +170,8 @@ def measure(
         "network": name,
         "images": batch,
         "pixels": size,
-        "objective": repr(objective),
+        "objective": repr(large.objective),
+        "equal_at_pixels": equal_at,
         "loss_plain": float(wanted.mean()),
         "loss_ours": float(reached.mean()),
         "iterations_ours": iterations,
@@ -162,16 +189,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--objectives", default="windows,pixels")
+    parser.add_argument("--equal-at", type=int, help="pixels; the same as --size if omitted")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write OUT.csv and OUT.json")
     options = parser.parse_args()
+    equal_at = options.equal_at or options.size
     torch.set_num_threads(options.threads)
     rows = []
     for name in options.networks.split(","):
         for kind in options.objectives.split(","):
-            objective = objectives(options.size)[kind]
-            rows.append(measure(name, objective, options.batch, options.size, options.repeats))
+            rows.append(measure(name, kind, options.batch, options.size, equal_at, options.repeats))
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="%.3g"))
@@ -180,7 +208,7 @@ def main() -> None:
         facts = {key: getattr(options, key) for key in ("batch", "size", "repeats", "threads")}
         command = (
             f"python benchmarks/dmbp.py --networks {options.networks} --size {options.size} "
-            f"--objectives {options.objectives} --repeats {options.repeats}"
+            f"--objectives {options.objectives} --equal-at {equal_at} --repeats {options.repeats}"
         )
         record = provenance(command, **facts, plain={"iterations": ITERATIONS, "rate": RATE})
         write_json(options.out.with_suffix(".json"), record)
