@@ -47,9 +47,9 @@ class LRPStepper(Widget):
         step: 0 to the number of units that hand something on.
         rule: The name of the rule that is shown.
         network: The ``activations`` of each layer, from the input to the output.
-        passes: What each rule does: ``relevance`` of each layer, from the input to the output;
-            ``messages`` of each linear layer, (outputs, inputs); what its ``bias``, ``stabiliser``
-            and ``dead`` units absorbed, for each output.
+        passes: What each rule does: its ``name``; the ``relevance`` of each layer, from the input
+            to the output; ``messages`` of each linear layer, (outputs, inputs); what its ``bias``,
+            ``stabiliser`` and ``dead`` units absorbed, for each output.
 
     Raises:
         TypeError: The model is no such ``nn.Sequential``.
@@ -59,7 +59,7 @@ class LRPStepper(Widget):
     _esm = script("lrp_stepper.js")
     _css = style()
     network = traitlets.Dict().tag(sync=True)
-    passes = traitlets.Dict().tag(sync=True)
+    passes = traitlets.List().tag(sync=True)
     target = traitlets.Int(0).tag(sync=True)
     rule = traitlets.Unicode().tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
@@ -79,9 +79,10 @@ class LRPStepper(Widget):
             raise ValueError(f"There is no output {target}: there are {activations[-1].numel()}.")
         super().__init__(
             network={"activations": [a.tolist() for a in activations]},
-            passes={
-                name: _propagate(layers, activations, target, rule) for name, rule in rules.items()
-            },
+            passes=[
+                {"name": name, **_propagate(layers, activations, target, rule)}
+                for name, rule in rules.items()
+            ],
             target=target,
             rule=next(iter(rules)),
         )
@@ -89,8 +90,9 @@ class LRPStepper(Widget):
     @traitlets.validate("rule")
     def _known_rule(self, proposal: dict[str, Any]) -> str:
         name = str(proposal["value"])
-        if self.passes and name not in self.passes:
-            raise ValueError(f"The rules are {list(self.passes)}, not {name!r}.")
+        names = [found["name"] for found in self.passes]
+        if names and name not in names:
+            raise ValueError(f"The rules are {names}, not {name!r}.")
         return name
 
     def static_twin(self) -> Figure:
@@ -99,9 +101,9 @@ class LRPStepper(Widget):
         figure, axes = plt.subplots(
             1, number, figsize=(2.3 * number, 2.8), layout="constrained", squeeze=False
         )
-        for ax, (name, found) in zip(axes[0], self.passes.items(), strict=True):
-            _draw(ax, found, name)
-        sums = [f"{name} {_listed(found['relevance'][0])}" for name, found in self.passes.items()]
+        for ax, found in zip(axes[0], self.passes, strict=True):
+            _draw(ax, found)
+        sums = [f"{found['name']} {_listed(found['relevance'][0])}" for found in self.passes]
         text = f"The relevance of the inputs under each rule: {'; '.join(sums)}."
         return plot.set_alternative_text(figure, text)
 
@@ -159,7 +161,7 @@ def _propagate(
     return found
 
 
-def _draw(ax: Axes, found: dict[str, Any], title: str) -> None:
+def _draw(ax: Axes, found: dict[str, Any]) -> None:
     """Draw the units in columns, the input on the left, and the messages between them."""
     places = [
         [(column, (len(units) - 1) / 2 - row) for row in range(len(units))]
@@ -180,7 +182,7 @@ def _draw(ax: Axes, found: dict[str, Any], title: str) -> None:
         for place, value in zip(units, relevance, strict=True):
             box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"}
             ax.annotate(f"{value:.2f}", place, ha="center", va="center", fontsize=8, bbox=box)
-    ax.set_title(title, fontsize=9)
+    ax.set_title(found["name"], fontsize=9)
     ax.margins(0.25, 0.2)
     ax.axis("off")
 

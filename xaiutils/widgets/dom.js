@@ -28,8 +28,12 @@ function furnish(node, attributes, children) {
 function frame(name, ...children) {
   const status = element("p", { class: "xai-status", role: "status", "aria-live": "polite" });
   // JupyterLab would take the arrow keys for itself.
-  const attributes = { class: "xai-widget", "aria-label": name, "data-lm-suppress-shortcuts": true };
-  const node = element("section", attributes, ...children, status);
+  const node = element(
+    "section",
+    { class: "xai-widget", "aria-label": name, "data-lm-suppress-shortcuts": true },
+    ...children,
+    status,
+  );
   return { node, status };
 }
 
@@ -143,12 +147,6 @@ function drawHeatmap(canvas, values, limit, signed = true) {
     picture.data[4 * pixel + 3] = 255;
   });
   context.putImageData(picture, 0, 0);
-}
-
-/** The colour of one value, for CSS. */
-function heatColour(value, limit, signed = true) {
-  const level = 3 * colourLevel(value, limit, signed);
-  return `rgb(${colourLevels(signed).subarray(level, level + 3).join(" ")})`;
 }
 
 /** Which of the 256 colours a value has, just as matplotlib chooses it. */

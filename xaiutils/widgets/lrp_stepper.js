@@ -4,7 +4,6 @@
 const WIDTH = 360; // in the drawing's units, which are about pixels on a phone
 const UNIT_RADIUS = 25;
 const ROW = 92;
-const COLUMN_NAMES = { 0: "inputs" };
 
 /** Every step as the layer and the unit that hands on, from the output down; the first is none. */
 function stepsOf(relevance) {
@@ -46,8 +45,9 @@ function twoDigits(value) {
 }
 
 function layerName(layer, top) {
+  if (layer === 0) return "inputs";
   if (layer === top) return "output";
-  return COLUMN_NAMES[layer] ?? (top === 2 ? "hidden" : `hidden ${layer}`);
+  return top === 2 ? "hidden" : `hidden ${layer}`;
 }
 
 function unitName(layer, unit, top) {
@@ -114,23 +114,24 @@ function messageLabel(from, to, message) {
 
 function unitNode({ x, y }, activation, relevance, isNow) {
   const classes = `xai-unit${isNow ? " xai-now" : ""}${relevance === null ? " xai-empty" : ""}`;
+  const read = `a = ${twoDigits(activation)}`;
   const shown = relevance === null ? "\u00b7" : twoDigits(relevance);
   return svgElement(
     "g",
     { class: classes },
     svgElement("circle", { cx: x, cy: y, r: UNIT_RADIUS }),
     svgElement("text", { x, y: y + 4.5, class: "xai-relevance" }, shown),
-    svgElement("text", { x, y: y + UNIT_RADIUS + 13, class: "xai-activation" },
-      `a = ${twoDigits(activation)}`),
+    svgElement("text", { x, y: y + UNIT_RADIUS + 13, class: "xai-activation" }, read),
   );
 }
 
 function arrowheads(name) {
+  const size = { markerWidth: 11, markerHeight: 11, markerUnits: "userSpaceOnUse" };
+  const box = { viewBox: "0 0 10 10", refX: 2, refY: 5, orient: "auto", ...size };
   const markers = ["positive", "negative"].map((sign) =>
     svgElement(
       "marker",
-      { id: `${name}-${sign}`, class: `xai-${sign}`, viewBox: "0 0 10 10", refX: 2, refY: 5,
-        markerWidth: 11, markerHeight: 11, markerUnits: "userSpaceOnUse", orient: "auto" },
+      { id: `${name}-${sign}`, class: `xai-${sign}`, ...box },
       svgElement("path", { d: "M 0 0 L 10 5 L 0 10 z" }),
     ),
   );
@@ -156,13 +157,13 @@ function drawNetwork(svg, activations, found, steps, count, arrowhead) {
   });
   const now = steps[count];
   const units = activations.flatMap((values, layer) =>
-    values.map((a, unit) =>
-      unitNode(places[layer][unit], a, held[layer][unit],
-        now?.layer === layer && now.unit === unit),
-    ),
+    values.map((a, unit) => {
+      const isNow = now?.layer === layer && now.unit === unit;
+      return unitNode(places[layer][unit], a, held[layer][unit], isNow);
+    }),
   );
-  const names = activations.map((_, layer) =>
-    svgElement("text", { x: places[layer][0].x, y: 12, class: "xai-column" }, layerName(layer, top)),
+  const names = places.map(([{ x }], layer) =>
+    svgElement("text", { x, y: 12, class: "xai-column" }, layerName(layer, top)),
   );
   svg.setAttribute("viewBox", `0 0 ${WIDTH} ${height}`);
   svg.replaceChildren(arrowheads(arrowhead), ...names, ...lines, ...units, ...labels);
@@ -170,28 +171,26 @@ function drawNetwork(svg, activations, found, steps, count, arrowhead) {
 
 // ---------------------------------------------------------------------------------- the account
 
-/** A table with one row a layer: what it holds, what was absorbed above it, and both together. */
+/** A table with one row a layer: what it holds, what was absorbed above it, and the total. */
 function accountTable(found, steps, count) {
   const top = found.relevance.length - 1;
   const held = relevanceAfter(found, steps, count);
   const absorbed = absorbedAfter(found, steps, count);
-  const head = ["layer", "sum of R", "biases", "stabilisers", "dead", "together"];
+  const head = ["layer", "sum of R", "bias", "\u03b5", "dead", "total"];
   const rows = held.map((units, layer) => {
     const isWhole = !steps.slice(count + 1).some((step) => step.layer === layer + 1);
     if (!isWhole) return tableRow(layerName(layer, top), head.slice(1).map(() => "\u2026"));
     const sum = units.reduce((total, r) => total + r, 0);
     const { bias, stabiliser, dead } = absorbed[layer];
-    const together = sum + bias + stabiliser + dead;
-    return tableRow(
-      layerName(layer, top),
-      [sum, bias, stabiliser, dead, together].map(twoDigits),
-    );
+    const lost = [bias, stabiliser, dead];
+    const total = lost.reduce((soFar, part) => soFar + part, sum);
+    return tableRow(layerName(layer, top), [sum, ...lost, total].map(twoDigits));
   });
   const titles = head.map((title) => element("th", { scope: "col" }, title));
   return element(
     "table",
     { class: "xai-account" },
-    element("caption", {}, "The account: each line comes to the output"),
+    element("caption", {}, "The account: the total is the output, in every layer"),
     element("thead", {}, element("tr", {}, ...titles)),
     element("tbody", {}, ...rows.reverse()),
   );
@@ -216,7 +215,8 @@ function render({ model, el }) {
     model.set("step", Math.max(0, Math.min(last, step)));
     model.save_changes();
   };
-  const rules = choice("rule", Object.keys(model.get("passes")), model.get("rule"), (rule) => {
+  const names = model.get("passes").map(({ name }) => name);
+  const rules = choice("rule", names, model.get("rule"), (rule) => {
     model.set("rule", rule);
     model.save_changes();
   });
@@ -229,7 +229,7 @@ function render({ model, el }) {
   svg.after(status);
 
   const draw = () => {
-    const found = model.get("passes")[model.get("rule")];
+    const found = model.get("passes").find(({ name }) => name === model.get("rule"));
     const count = Math.max(0, Math.min(last, model.get("step")));
     rules.set(model.get("rule"));
     drawNetwork(svg, activations, found, steps, count, arrowhead);
