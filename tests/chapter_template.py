@@ -20,6 +20,18 @@ SECTIONS = {
     "summary": r"summary",
     "references": r"references",
 }
+# A page of the kind "explorer" (in the notebook's metadata) derives and measures nothing itself: it
+# lets readers try what the chapters have measured. So it has no definitions, no code from scratch
+# and no exercises; everything else that is asked of a chapter is asked of it too.
+EXPLORER_SECTIONS = {
+    "goals": r"goals",
+    "what you need first": r"what you need first",
+    "reading and running time": r"reading.*time",
+    "experiments": r"experiments",
+    "a network of your own": r"your own",
+    "where it fails": r"fails",
+    "references": r"references",
+}
 MEDIAN_LINES, MOST_LINES, MOST_BYTES, EXERCISES = 6, 25, 2_000_000, 4
 ABSOLUTE_PATH = re.compile(
     r"(?<![\w./:-])/(?:home|root|work|Users|tmp|usr|opt|mnt|var)/|\b[A-Z]:\\\\\w"
@@ -29,7 +41,9 @@ REGISTRY = re.compile(r"(?:registry\.np" r"mjs|py" r"pi\.org|python" r"hosted\.o
 
 def complaints(notebook, size):
     """All departures of a notebook (whose file has `size` bytes) from the template."""
-    checks = (sections, definitions, exercises, agreement, cell_lengths, outputs, pictures, closing)
+    checks = [sections, cell_lengths, outputs, pictures, closing]
+    if not _is_explorer(notebook):
+        checks += [definitions, exercises, agreement]
     found = [complaint for check in checks for complaint in check(notebook)]
     if size >= MOST_BYTES:
         found.append(f"the file has {size} bytes, {MOST_BYTES} or more")
@@ -39,7 +53,8 @@ def complaints(notebook, size):
 def sections(notebook):
     """The required sections, in order."""
     titles = iter(title.lower() for _, title in _titles(notebook))
-    for name, pattern in SECTIONS.items():
+    asked = EXPLORER_SECTIONS if _is_explorer(notebook) else SECTIONS
+    for name, pattern in asked.items():
         if not any(re.search(pattern, title) for title in titles):
             yield f"no section '{name}' after those before it"
             return
@@ -119,6 +134,10 @@ def closing(notebook):
     cells = _code(notebook)
     if not cells or "assert" not in cells[-1].source:
         yield "its last code cell asserts nothing"
+
+
+def _is_explorer(notebook):
+    return notebook.metadata.get("kind") == "explorer"
 
 
 def _code(notebook):

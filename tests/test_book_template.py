@@ -126,3 +126,29 @@ def test_template_notices(exemplary, damage, complaint):
 
 def test_template_notices_a_large_file(exemplary):
     assert "bytes" in chapter_template.complaints(exemplary, 3_000_000)[0]
+
+
+@pytest.fixture
+def explorer(exemplary):
+    """The shortest page to play with: the chapter's last cell under other headings."""
+    titles = [f"## {title.capitalize()}" for title in chapter_template.EXPLORER_SECTIONS]
+    cells = [*map(new_markdown_cell, titles), copy.deepcopy(exemplary.cells[-1])]
+    cells[-1].execution_count = 1
+    return new_notebook(cells=cells, metadata={"kind": "explorer"})
+
+
+def test_explorer_needs_no_exercises(explorer):
+    assert chapter_template.complaints(explorer, 1000) == []
+
+
+def test_explorer_keeps_to_its_own_template(explorer):
+    _swap_sections(explorer.cells)
+    _end_without_assertion(explorer.cells)
+    found = "\n".join(chapter_template.complaints(explorer, 1000))
+    assert "no section 'references'" in found
+    assert "asserts nothing" in found
+
+
+def test_what_says_it_is_no_explorer_is_a_chapter(explorer):
+    del explorer.metadata["kind"]
+    assert "no section 'the question'" in chapter_template.complaints(explorer, 1000)[0]

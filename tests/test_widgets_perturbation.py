@@ -76,7 +76,8 @@ def test_scores_of_colour_pictures_and_probabilities():
 
 
 def test_stored_answers_hold_scores_order_and_classes(clf, digits, explorer):
-    answer = explorer.store(["uniform"], ["morf", "random"]).stored["2|morf|uniform|7"]
+    explorer.store(["uniform"], ["morf", "random"])
+    answer = explorer.stored["2|morf|uniform|7"]
     assert answer["methods"] == list(METHODS)
     scores, order = _unpacked(answer["scores"]), _unpacked(answer["order"])
     regions = evaluation.Regions(28, 28, 7)
@@ -91,7 +92,8 @@ def test_stored_answers_hold_scores_order_and_classes(clf, digits, explorer):
 
 
 def test_the_random_order_is_one_for_all_methods(explorer):
-    answer = explorer.store(["black"], ["random"], clicks=False).stored["0|random|black|7"]
+    explorer.store(["black"], ["random"], clicks=False)
+    answer = explorer.stored["0|random|black|7"]
     assert answer["methods"] == [RANDOM]
     drawn = _unpacked(answer["order"])[0].int().tolist()
     assert len(set(drawn)) == 9
@@ -99,7 +101,8 @@ def test_the_random_order_is_one_for_all_methods(explorer):
 
 
 def test_each_region_alone(clf, digits, explorer):
-    answer = explorer.store(["mean"], []).stored["0|alone|mean|7"]
+    explorer.store(["mean"], [])
+    answer = explorer.stored["0|alone|mean|7"]
     regions = evaluation.Regions(28, 28, 7)
     x = digits[:1]
     target = clf.module(x).argmax()
@@ -315,7 +318,7 @@ def test_a_cancelled_job_ends_and_says_so(explorer):
 
 def test_a_new_job_cancels_the_one_before():
     background = Background()
-    begun, ended = threading.Event(), []
+    begun, cancelled, done = threading.Event(), threading.Event(), []
 
     def endless(check):
         begun.set()
@@ -323,10 +326,43 @@ def test_a_new_job_cancels_the_one_before():
             while True:
                 check()
         except Cancelled:
-            ended.append("first")
+            cancelled.set()
 
     background.start(endless)
     begun.wait()
-    background.start(lambda check: ended.append("second"))
+    background.start(lambda check: done.append("second"))
     background.join()
-    assert ended == ["first", "second"]
+    assert cancelled.wait(30)
+    assert done == ["second"]
+
+
+def test_jobs_take_turns():
+    first, second = Background(), Background()
+    begun, ended = threading.Event(), []
+
+    def long(check):
+        begun.set()
+        while "second" not in ended:
+            check()
+        ended.append("first")
+
+    first.start(long)
+    begun.wait()
+    second.start(lambda check: ended.append("second"))
+    first.join()
+    assert ended == ["second", "first"]
+
+
+def test_questions_of_python(clf, digits, explorer):
+    explorer.store(["uniform"], ["morf"], clicks=False)
+    names = explorer.named(1)["gradient"]
+    assert len(names) == 10
+    assert names[0] == "1"
+    score, name = explorer.replace(1, [5, 6])
+    gone = torch.isin(evaluation.Regions(28, 28, 7).index, torch.tensor([5, 6]))
+    picture = torch.where(gone, PageFill("uniform", clf.preprocess)(digits[1:2]), digits[1:2])
+    logits = clf.module(picture)[0]
+    assert abs(score - logits[1].item()) < 1e-4
+    assert name == str(logits.argmax().item())
+    expected = attribution.gradient(clf.module, digits[1:2], 1)[:, 0]
+    torch.testing.assert_close(explorer.heatmaps(1)["gradient"], expected)

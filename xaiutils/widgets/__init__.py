@@ -8,5 +8,6 @@ anybody has touched it, and on paper, is its static twin.
 
 from xaiutils.widgets._lrp_stepper import LRPStepper
 from xaiutils.widgets._perturbation import PerturbationExplorer
+from xaiutils.widgets._pictures import PAGE_FILLS, PageFill
 
-__all__ = ["LRPStepper", "PerturbationExplorer"]
+__all__ = ["PAGE_FILLS", "LRPStepper", "PageFill", "PerturbationExplorer"]

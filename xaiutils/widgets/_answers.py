@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,11 +185,19 @@ def _packed_top(reader: _Reader, methods: int, steps: int) -> Answer:
     return packed
 
 
+_turn = (
+    threading.Lock()
+)  # of the jobs: tracing a network (torch.export) bears no other work beside it
+_PAUSE = 0.001  # seconds in which another job may take its turn
+
+
 class Background:
-    """One job at a time, in a thread of its own; a new one cancels the one before."""
+    """One job at a time, in a thread of its own; a new one cancels the one before.
+
+    Jobs of several `Background` take turns: each lets the others in whenever it calls its check.
+    """
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
         self._cancelled = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -198,11 +207,14 @@ class Background:
         cancelled = self._cancelled = threading.Event()
 
         def check() -> None:
+            _turn.release()
+            time.sleep(_PAUSE)
+            _turn.acquire()
             if cancelled.is_set():
                 raise Cancelled
 
         def run() -> None:
-            with self._turn:
+            with _turn:
                 job(check)
 
         self._thread = threading.Thread(target=run, daemon=True)

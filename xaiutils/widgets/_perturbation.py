@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,7 @@ RULES = {
 
 _SIZES = (2, 3, 4, 5, 7, 9, 16, 28, 37)  # of regions, offered where an image has 3 to 32 on a side
 _EXACT_SIDE = 64  # pixels: heatmaps up to this size are carried as they are
-_COARSE_SIDE = 75  # larger ones as means of blocks, in 255 levels
+_COARSE_SIDE = 60  # larger ones as means of blocks, in 255 levels
 _IN_PAGE = 300_000  # parameters: more make a page too heavy
 
 
@@ -118,6 +119,8 @@ class PerturbationExplorer(Widget):
             raise ValueError("there must be at least one step and one fill")
         with torch.no_grad():
             outputs = module(x)
+        with suppress(graph.UnsupportedOperation, graph.TraceError):
+            graph.trace(module, x[:1])  # now, and not in a thread beside the reader's own work
         targets = resolve_target(target, _checked(outputs))
         self._scorer = Scorer(
             module,
@@ -159,27 +162,64 @@ class PerturbationExplorer(Widget):
         Returns:
             By method, or under "random order", the scores (L + 1,), unperturbed first.
         """
-        self._check(image, order, fill := fill or self.setup["fills"][0])
-        size = region_size or self.setup["size"]
-        answer = self._scorer.curves(image, order, fill, size, _nobody)
-        rows = _unpacked(answer["scores"])
-        return dict(zip(answer["methods"], rows, strict=True))
+        answer = self._curves(image, order, fill, region_size)
+        return dict(zip(answer["methods"], _unpacked(answer["scores"]), strict=True))
+
+    def named(
+        self,
+        image: int = 0,
+        order: str = "morf",
+        fill: str | None = None,
+        region_size: int | None = None,
+    ) -> dict[str, list[str]]:
+        """The most probable class at each step of every method's curve, as in `scores`."""
+        answer = self._curves(image, order, fill, region_size)
+        first = _unpacked(answer["classes"])[:, :, 0].int().tolist()
+        names = [[self.setup["categories"][k] for k in row] for row in first]
+        return dict(zip(answer["methods"], names, strict=True))
+
+    def replace(
+        self,
+        image: int,
+        regions: Sequence[int],
+        fill: str | None = None,
+        region_size: int | None = None,
+    ) -> tuple[float, str]:
+        """Replace some regions at once, as a drag over the picture does.
+
+        Args:
+            image: Its number.
+            regions: Their numbers, row by row from the upper left.
+            fill: One of the fills; the first if omitted.
+            region_size: In pixels; the one to begin with if omitted.
+
+        Returns:
+            The score, and the most probable class.
+        """
+        fill, size = fill or self.setup["fills"][0], region_size or self.setup["size"]
+        self._check(image, "morf", fill)
+        answer = self._scorer.together(image, fill, size, regions, _nobody)
+        category = self.setup["categories"][int(_unpacked(answer["classes"])[0, 0])]
+        return _unpacked(answer["scores"]).item(), category
+
+    def heatmaps(self, image: int = 0) -> dict[str, Tensor]:
+        """The heatmap of every method, summed over the colours: (1, H, W) each."""
+        return {name: maps[image : image + 1] for name, maps in self._scorer.heatmaps.items()}
 
     def store(
         self,
         fills: Sequence[str] | None = None,
         orders: Sequence[str] = ORDERS,
         clicks: bool = True,
-    ) -> PerturbationExplorer:
+    ) -> None:
         """Compute what a page without a kernel needs, if its network is too large for the page.
+
+        Store before the widget is displayed in a notebook that is to be built or exported.
 
         Args:
             fills: For these; all of them if omitted.
             orders: For these.
             clicks: Also the score of each region replaced alone, which a click shows.
-
-        Returns:
-            The same widget.
         """
         found: dict[str, Answer] = {}
         size = self.setup["size"]
@@ -193,19 +233,18 @@ class PerturbationExplorer(Widget):
                     answer = self._scorer.alone(image, fill, size, _nobody)
                     found[f"{image}|alone|{fill}|{size}"] = answer
         self.stored = {**self.stored, **found}
-        return self
 
     def static_twin(self) -> Figure:
         """The first picture, its heatmaps, and their curves in MoRF order."""
         scorer, names = self._scorer, self.setup["methods"]
-        figure = plt.figure(figsize=(1.9 * (len(names) + 1), 5), layout="constrained")
+        figure = plt.figure(figsize=(1.5 * (len(names) + 1), 4.4), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.5), squeeze=False)[:, 0]
         axes = top.subplots(1, len(names) + 1)
         name = self.setup["images"][0]["name"]
         plot.picture(scorer.preprocess.denormalize(scorer.x[0]), ax=axes[0], title=name)
         for ax, (method, maps) in zip(axes[1:], scorer.heatmaps.items(), strict=True):
             plot.heatmap(maps[0], ax=ax, title=method)
-        curves = self._curves_at_hand()
+        curves = self.scores(0)
         plot.curves(
             curves,
             xlabel=f"regions of {self.setup['size']} pixels replaced, most relevant first",
@@ -216,13 +255,12 @@ class PerturbationExplorer(Widget):
         text = f"{name}, its heatmaps, and the {self._score_in_words()} as regions are replaced"
         return plot.set_alternative_text(figure, f"{text}. AOPC: {', '.join(falls)}.")
 
-    def _curves_at_hand(self) -> dict[str, Tensor]:
-        """Curves of the first image in MoRF order: stored, or computed."""
-        fill, size = self.setup["fills"][0], self.setup["size"]
-        answer = self.stored.get(f"0|morf|{fill}|{size}")
-        if answer is None:
-            return self.scores(0)
-        return dict(zip(answer["methods"], _unpacked(answer["scores"]), strict=True))
+    def _curves(self, image: int, order: str, fill: str | None, size: int | None) -> Answer:
+        """An answer on curves: stored, or computed now."""
+        fill, size = fill or self.setup["fills"][0], size or self.setup["size"]
+        self._check(image, order, fill)
+        stored: Answer | None = self.stored.get(f"{image}|{order}|{fill}|{size}")
+        return stored or self._scorer.curves(image, order, fill, size, _nobody)
 
     def _score_in_words(self) -> str:
         category = self.setup["categories"][self._scorer.targets[0]]

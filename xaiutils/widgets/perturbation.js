@@ -12,6 +12,7 @@ const BEAT = 350; // milliseconds a step when playing
 const INK = "#1d232b"; // the chart has a white ground in dark mode too, as figures have
 
 const spoken = (name) => name.replaceAll("_", " ");
+const counted = (number) => `${number} ${number === 1 ? "region" : "regions"}`;
 
 class PerturbationView {
   constructor(model, root) {
@@ -25,7 +26,7 @@ class PerturbationView {
     this.known = new Map(); // answers on curves, by question
     this.asked = 0;
     this.page = network ? networkSource(this.setup, ({ image }) => this.things.get(image)) : null;
-    this.kernel = kernelSource(model, () => this.onLife());
+    this.kernel = kernelSource(model, (alive) => this.onLife(alive));
     const stored = storedSource(() => model.get("stored"));
     this.sources = [this.page, stored, this.kernel].filter(Boolean);
     this.names = new Map(images.map((image, number) => [String(number), image.name]));
@@ -66,6 +67,7 @@ class PerturbationView {
     this.legend = element("ul", { class: "xai-legend" });
     this.origin = element("p", { class: "xai-origin" });
     this.reset = button("Undo my regions", () => this.choose(new Set()), { disabled: true });
+    this.stop = button("Stop the kernel's work", () => this.kernel.cancel(), { hidden: true });
     this.play = button("Play", () => this.togglePlay());
     this.stepper = this.makeStepper();
     const framed = frame(
@@ -93,7 +95,7 @@ class PerturbationView {
       ),
       this.chart,
       this.legend,
-      this.origin,
+      element("div", { class: "xai-row" }, this.origin, this.stop),
     );
     this.status = framed.status;
     this.node = framed.node;
@@ -135,7 +137,7 @@ class PerturbationView {
         this.stopPlaying();
         this.goTo(step);
       },
-      format: (step) => `${step} ${step === 1 ? "region" : "regions"}`,
+      format: counted,
     });
   }
 
@@ -216,6 +218,7 @@ class PerturbationView {
     this.own = regions;
     this.stopPlaying();
     this.ownAnswer = null;
+    this.problem = "";
     this.draw();
     const source = this.sourceOf([...regions]);
     if (!regions.size || !source) return;
@@ -301,12 +304,13 @@ class PerturbationView {
     const isStale = () => mine !== this.asked;
     if (!this.things.has(this.state.image)) return;
     this.showProblem("");
+    if (this.silent) this.kernel.greet(); // it may only have been busy
     this.markPossible();
     this.draw();
     if (this.own.size) this.choose(this.own);
     const questions = [this.question(), { ...this.question(), order: "random" }];
     for (const question of questions) {
-      if (!isStale()) await this.learn(question, isStale);
+      if (!isStale() && !this.problem) await this.learn(question, isStale);
     }
   }
 
@@ -320,8 +324,12 @@ class PerturbationView {
       this.known.set(key, { answer, source });
       if (!isStale()) this.draw();
     };
-    const onProgress = (pictures) => {
-      if (!isStale()) this.origin.textContent = `The kernel has scored ${pictures} pictures …`;
+    const curves = question.order === "random" ? 1 : this.setup.methods.length;
+    const onProgress = (done) => {
+      if (isStale()) return;
+      this.stop.hidden = false;
+      const all = 1 + curves * this.length();
+      this.origin.textContent = `The kernel has scored ${done} of ${all} pictures.`;
     };
     const onPart = (answer) => {
       if (!isStale()) this.draw({ answer: { ...answer }, source, question });
@@ -330,18 +338,23 @@ class PerturbationView {
       const first = this.state.method;
       const answer = await source.curves(question, { isStale, onPart, onProgress, first });
       if (answer) keep(answer);
+      else if (!isStale()) this.showProblem("Stopped before the curves were known.");
     } catch (error) {
       if (!isStale()) this.complain(error);
     }
+    if (!isStale()) this.stop.hidden = true;
   }
 
-  onLife() {
+  /** The kernel was heard of, or fell silent: then everything that is known stays in view. */
+  onLife(alive) {
+    this.silent = !alive;
     this.markPossible();
-    this.refresh();
+    if (alive) this.refresh();
+    else this.showProblem("");
   }
 
   complain(error) {
-    this.showProblem(`${error.message}. What is shown so far stays; choose something else.`);
+    this.showProblem(`No answer: ${error.message}. You can go on with something else.`);
   }
 
   showProblem(text) {
@@ -411,7 +424,8 @@ class PerturbationView {
     drawLevels(this.picture, levels, picture);
     const name = this.names.get(String(this.state.image));
     const keys = "Arrow keys move, the space bar replaces a region, Escape undoes.";
-    this.stage.setAttribute("aria-label", `${name}, ${this.replaced().length} regions replaced. ${keys}`);
+    const state = `${name}, ${counted(this.replaced().length)} replaced`;
+    this.stage.setAttribute("aria-label", `${state}. ${keys}`);
     this.drawMarks();
   }
 
@@ -475,7 +489,7 @@ class PerturbationView {
     const whose = this.own.size ? "of your own choice" : `of ${this.length()}`;
     const before = this.curve()?.scores[0];
     this.facts.textContent = seen
-      ? `${replaced.length} regions ${whose} replaced (${share} % of the pixels): ${what} ` +
+      ? `${counted(replaced.length)} ${whose} replaced (${share} % of the pixels): ${what} ` +
         `${seen.score.toFixed(2)}${before === undefined ? "" : `, untouched ${before.toFixed(2)}`}.`
       : `${what}: not known here`;
     this.facts.dataset.score = seen ? seen.score : "";
@@ -545,8 +559,9 @@ class PerturbationView {
     const source = this.own.size ? this.ownAnswer?.source : this.view().source;
     const how = this.own.size && source?.name.startsWith("scores") ? " (this region alone)" : "";
     const told = source ? `Scores: ${source.name}${how}.` : "Not stored in this page; it needs a kernel.";
-    this.origin.textContent = this.problem || told;
-    this.origin.classList.toggle("xai-error", Boolean(this.problem));
+    const silence = "The kernel does not answer: it is busy or closed. What is known stays.";
+    this.origin.textContent = `${this.problem || told} ${this.silent ? silence : ""}`;
+    this.origin.classList.toggle("xai-error", Boolean(this.problem || this.silent));
     this.node.dataset.source = source?.name ?? "";
   }
 

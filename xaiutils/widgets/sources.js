@@ -10,6 +10,7 @@ const MOST_SHOWN = 5;
 const RANDOM = "random order";
 const SLICE = 12; // milliseconds of work between two looks at the reader's wishes
 const PATIENCE = 4000; // milliseconds until the kernel counts as gone or busy
+const PULSE = 5000; // milliseconds between two looks whether a kernel that was there still is
 
 /** The most probable classes of some logits. */
 function topClasses(logits) {
@@ -162,6 +163,7 @@ function kernelSource(model, onLife) {
   const waiting = new Map();
   let last = 0;
   let alive = false;
+  let greeting = null;
 
   const heard = (life) => {
     if (life !== alive) onLife((alive = life));
@@ -173,6 +175,8 @@ function kernelSource(model, onLife) {
     question?.[how](value);
   };
   const receive = (message) => {
+    clearTimeout(greeting);
+    greeting = setTimeout(greet, PULSE);
     heard(true);
     const { kind, id } = message;
     clearTimeout(waiting.get(id)?.timer); // it is at work: from now on it may take its time
@@ -180,6 +184,13 @@ function kernelSource(model, onLife) {
     if (kind === "answer") settle(id, "resolve", message.answer);
     if (kind === "cancelled") settle(id, "resolve", null);
     if (kind === "error") settle(id, "reject", new Error(message.text));
+  };
+  const send = (message) => {
+    try {
+      model.send(message);
+    } catch {
+      heard(false); // the way to the kernel is closed
+    }
   };
   const ask = (question, onProgress = () => {}) =>
     new Promise((resolve, reject) => {
@@ -189,19 +200,25 @@ function kernelSource(model, onLife) {
         settle(id, "reject", new Error("the kernel does not answer: it is busy or closed"));
       };
       waiting.set(id, { resolve, reject, onProgress, timer: setTimeout(silent, PATIENCE) });
-      model.send({ ...question, id });
+      send({ ...question, id });
     });
+
+  /** Ask whether anybody is there; the answer comes at once, unless the kernel is busy. */
   const greet = () => {
-    model.send({ kind: "hello" });
+    clearTimeout(greeting);
+    greeting = setTimeout(() => heard(false), PATIENCE);
+    send({ kind: "hello" });
   };
 
   model.on("msg:custom", receive);
   return {
     name: "the kernel",
     greet,
-    silence: () => heard(false),
-    cancel: () => model.send({ kind: "cancel" }),
-    stop: () => model.off("msg:custom", receive),
+    cancel: () => send({ kind: "cancel" }),
+    stop: () => {
+      clearTimeout(greeting);
+      model.off("msg:custom", receive);
+    },
     knows: (question) => alive && question.image !== "drawing",
     knowsTogether: (question) => alive && question.image !== "drawing",
     async curves(question, { onProgress }) {
