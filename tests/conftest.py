@@ -99,3 +99,15 @@ def lab(tmp_path_factory):
 
     with jupyter_lab.running(tmp_path_factory.mktemp("lab")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def run_script(request, tmp_path_factory):
+    """Calls `run(argument)` of a script: in node, which starts fast, or else in a page."""
+    import page_scripts
+
+    if page_scripts.node():
+        folder = tmp_path_factory.mktemp("node")
+        return lambda source, argument: page_scripts.in_node(source, argument, folder)
+    browser = request.getfixturevalue("browser")
+    return lambda source, argument: page_scripts.in_chromium(source, argument, browser)

@@ -2,20 +2,18 @@
 
 import json
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from page_scripts import functions, in_chromium, in_node
 from small_networks import Residual, prepared
 from torch import nn
 
 from xaiutils import attribution, data, models
-from xaiutils.widgets._common import pack, script
-from xaiutils.widgets._network import NotExportable, export_network
+from xaiutils.widgets import NotExportable, export_network
+from xaiutils.widgets._common import pack
 
+NETWORK = functions("network.js")
 RULES = ("epsilon", "z_plus", "alpha2_beta1")
 EXPLAIN = """
 export function run({ description, inputs, targets }) {
@@ -31,49 +29,6 @@ const RULES = ["epsilon", "z_plus", "alpha2_beta1"];
 const lists = (arrays) =>
   Object.fromEntries(Object.entries(arrays).map(([name, values]) => [name, [...values]]));
 """
-
-
-def _node():
-    return shutil.which("node", path=Path(sys.executable).parent) or shutil.which("node")
-
-
-def in_node(source, argument, folder):
-    """What `run` of a module answers, in node."""
-    node = _node()
-    if node is None:
-        pytest.skip("no node on this machine")
-    (folder / "network.mjs").write_text(source)
-    (folder / "argument.json").write_text(json.dumps(argument))
-    (folder / "main.mjs").write_text(
-        'import { readFileSync, writeFileSync } from "node:fs";\n'
-        'import { run } from "./network.mjs";\n'
-        'const answer = run(JSON.parse(readFileSync("argument.json", "utf8")));\n'
-        'writeFileSync("answer.json", JSON.stringify(answer));\n'
-    )
-    subprocess.run([node, "main.mjs"], cwd=folder, check=True, timeout=120)
-    return json.loads((folder / "answer.json").read_text())
-
-
-def in_chromium(source, argument, browser):
-    """What `run` of a module answers, in a page."""
-    page = browser.new_page()
-    call = """async ([source, argument]) => {
-      const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-      return (await import(address)).run(argument);
-    }"""
-    answer = page.evaluate(call, [source, argument])
-    page.close()
-    return answer
-
-
-@pytest.fixture(scope="module")
-def run(request, tmp_path_factory):
-    """Runs a module that follows network.js: in node, which starts fast, or else in a page."""
-    if _node():
-        folder = tmp_path_factory.mktemp("node")
-        return lambda code, argument: in_node(script("network.js") + code, argument, folder)
-    browser = request.getfixturevalue("browser")
-    return lambda code, argument: in_chromium(script("network.js") + code, argument, browser)
 
 
 def question(network, x, targets, **options):
@@ -121,7 +76,7 @@ def digits():
 def test_trained_classifier_explains_digits(place, digits, request, tmp_path):
     network = models.load_classifier("mnist_cnn").module
     targets = network(digits).argmax(1).tolist()
-    source = script("network.js") + EXPLAIN
+    source = NETWORK + EXPLAIN
     asked = question(network, digits, targets)
     if place == "node":
         answers = in_node(source, asked, tmp_path)
@@ -130,28 +85,31 @@ def test_trained_classifier_explains_digits(place, digits, request, tmp_path):
     assert_answers(answers, network, digits, targets)
 
 
-def test_targets_other_than_the_winner(run, digits):
+def test_targets_other_than_the_winner(run_script, digits):
     network = models.load_classifier("mnist_cnn").module
     targets = list(range(10))
     asked = question(network, digits[:10], targets)
-    assert_answers(run(EXPLAIN, asked), network, digits[:10], targets)
+    assert_answers(run_script(NETWORK + EXPLAIN, asked), network, digits[:10], targets)
 
 
 @pytest.mark.parametrize("name", ["mnist_ae_16", "mnist_vae_16"])
-def test_autoencoder_encodes_and_decodes(run, digits, name):
+def test_autoencoder_encodes_and_decodes(run_script, digits, name):
     autoencoder = models.load_autoencoder(name)
     x = digits[::4]
     targets = [0, 3, 7, 11, 15]
     encoder = autoencoder.encoder
-    assert_answers(run(EXPLAIN, question(encoder, x, targets)), encoder, x, targets)
+    assert_answers(
+        run_script(NETWORK + EXPLAIN, question(encoder, x, targets)), encoder, x, targets
+    )
     with torch.no_grad():
         z = encoder(x)
     pixels = [28 * 14 + 14, 28 * 10 + 13, 28 * 20 + 12, 0, 783]
     decoder = autoencoder.decoder
-    assert_answers(run(EXPLAIN, question(decoder, z, pixels)), decoder, z, pixels)
+    answers = run_script(NETWORK + EXPLAIN, question(decoder, z, pixels))
+    assert_answers(answers, decoder, z, pixels)
 
 
-def test_tangent_and_backward_are_the_jacobian(run, digits):
+def test_tangent_and_backward_are_the_jacobian(run_script, digits):
     autoencoder = models.load_autoencoder("mnist_ae_16")
     with torch.no_grad():
         z = autoencoder.encoder(digits[:1])
@@ -168,12 +126,12 @@ def test_tangent_and_backward_are_the_jacobian(run, digits):
     vectors = {"z": z, "direction": direction, "signal": signal}
     asked = {name: vector.flatten().tolist() for name, vector in vectors.items()}
     description = export_network(autoencoder.decoder, (16,))
-    answers = run(code, {"description": description, **asked})
+    answers = run_script(NETWORK + code, {"description": description, **asked})
     for found, expected in zip(answers, (change, pulled), strict=True):
         torch.testing.assert_close(torch.tensor(found), expected.flatten(), rtol=1e-4, atol=1e-5)
 
 
-def test_half_precision_halves_the_page_and_keeps_pictures(run, digits):
+def test_half_precision_halves_the_page_and_keeps_pictures(run_script, digits):
     autoencoder = models.load_autoencoder("mnist_ae_16")
     with torch.no_grad():
         z = autoencoder.encoder(digits)
@@ -182,7 +140,7 @@ def test_half_precision_halves_the_page_and_keeps_pictures(run, digits):
     full = question(autoencoder.decoder, z, [0] * len(z))
     size, full_size = (len(json.dumps(q["description"])) for q in (asked, full))
     assert size < 0.51 * full_size
-    found = torch.tensor([answer["output"] for answer in run(EXPLAIN, asked)])
+    found = torch.tensor([answer["output"] for answer in run_script(NETWORK + EXPLAIN, asked)])
     assert 0 < (found - expected).abs().max() < 1e-2
 
 
@@ -260,13 +218,13 @@ NETWORKS = {
 
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_small_networks(run, name, fold):
+def test_small_networks(run_script, name, fold):
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
     network = prepared(make(), dtype=torch.float32)
     x = torch.randn(4, *shape)
     targets = [0, 1, 2, 0]
-    answers = run(EXPLAIN, question(network, x, targets, fold=fold))
+    answers = run_script(NETWORK + EXPLAIN, question(network, x, targets, fold=fold))
     network, x = network.double(), x.double()  # shares that nearly cancel need the digits
     if not fold:  # another account of the same function: relevance differs
         with torch.no_grad():
@@ -315,7 +273,7 @@ def test_other_mistakes_are_named():
         export_network(nn.Linear(2, 2).eval(), (2,), dtype="float64")
 
 
-def test_mistakes_in_the_page_are_named(run):
+def test_mistakes_in_the_page_are_named(run_script):
     code = """
     export function run({ description, unknown }) {
       const net = loadNetwork(description);
@@ -336,7 +294,7 @@ def test_mistakes_in_the_page_are_named(run):
     """
     description = export_network(nn.Linear(2, 3).eval(), (2,))
     unknown = {"layers": [{"kind": "magic", "shape": [2]}], "input": [2]}
-    messages = run(code, {"description": description, "unknown": unknown})
+    messages = run_script(NETWORK + code, {"description": description, "unknown": unknown})
     expected = ["2 numbers, not 3", "from 0 to 2", "from 0 to 2", "toString", "3 numbers", "magic"]
     for message, part in zip(messages, expected, strict=True):
         assert part in message

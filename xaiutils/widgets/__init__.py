@@ -6,8 +6,18 @@ anybody has touched it, and on paper, is its static twin.
 .. _anywidget: https://anywidget.dev
 """
 
+from xaiutils.widgets._latent import LatentExplorer
 from xaiutils.widgets._lrp_stepper import LRPStepper
+from xaiutils.widgets._network import NotExportable, export_network
 from xaiutils.widgets._perturbation import PerturbationExplorer
 from xaiutils.widgets._pictures import PAGE_FILLS, PageFill
 
-__all__ = ["PAGE_FILLS", "LRPStepper", "PageFill", "PerturbationExplorer"]
+__all__ = [
+    "PAGE_FILLS",
+    "LRPStepper",
+    "LatentExplorer",
+    "NotExportable",
+    "PageFill",
+    "PerturbationExplorer",
+    "export_network",
+]
