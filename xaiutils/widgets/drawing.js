@@ -142,7 +142,7 @@ function extentOf(ink, side) {
   return { longer, x: x / total, y: y / total };
 }
 
-/** The mean ink in a square of the pad, pixels at its edge in part; outside the pad there is none. */
+/** The mean ink in a square, pixels at its edge in part; outside the pad there is none. */
 function meanInk(ink, side, left, top, size) {
   const overlap = (pixel, start) => Math.min(pixel + 1, start + size) - Math.max(pixel, start);
   let sum = 0;

@@ -9,6 +9,7 @@ const FILL_NAMES = { uniform: "noise", mean: "mean colour", black: "black", blur
 const DRAWING = "drawing";
 const DASHES = ["", "7 3", "7 3 2 3", "2 3"];
 const BEAT = 350; // milliseconds a step when playing
+const GRID = "#d5dae0";
 const INK = "#1d232b"; // the chart has a white ground in dark mode too, as figures have
 
 const spoken = (name) => name.replaceAll("_", " ");
@@ -80,7 +81,7 @@ class PerturbationView {
         element(
           "div",
           {},
-          element("p", { class: "xai-pane-title" }, "Click or drag to replace regions"),
+          element("p", { class: "xai-pane-title" }, "Picture: click or drag"),
           this.stage,
           this.reset,
         ),
@@ -410,7 +411,7 @@ class PerturbationView {
     this.drawChart();
     this.drawLegend();
     this.drawOrigin();
-    this.node.dataset.step = this.state.step;
+    this.node.dataset.known = this.known.has(keyOf(this.question())); // all curves, not a part
   }
 
   replaced() {
@@ -449,14 +450,15 @@ class PerturbationView {
     const [height, width] = map.values.shape;
     Object.assign(this.heat, { height, width });
     drawHeatmap(this.heat, map.values, map.limit);
-    this.heat.setAttribute("aria-label", `Heatmap by ${spoken(method)}. Gold speaks for the class.`);
+    const words = `Heatmap by ${spoken(method)}. Gold speaks for the class, blue against it.`;
+    this.heat.setAttribute("aria-label", words);
   }
 
   /** Score and classes of the picture as it is shown. */
   seen() {
     if (this.own.size) return this.ownAnswer;
     const curve = this.curve();
-    if (!curve) return null;
+    if (!curve) return this.seenAtOnce();
     const { step } = this.state;
     return {
       score: curve.scores[step],
@@ -465,14 +467,20 @@ class PerturbationView {
     };
   }
 
+  /** Of the untouched picture, by the network in the page, before its curves are known. */
+  seenAtOnce() {
+    if (!this.page || this.replaced().length) return null;
+    return this.page.look(this.thing().picture.levels, this.thing());
+  }
+
   drawTop() {
     const seen = this.seen();
-    if (!seen) return;
     const { categories } = this.setup;
     const { target } = this.thing();
-    const rows = seen.classes.map((category, k) => {
+    const rows = (seen?.classes ?? []).map((category, k) => {
       const share = `${(100 * seen.probabilities[k]).toFixed(1)} %`;
-      const bar = element("span", { class: "xai-bar", style: `width: ${100 * seen.probabilities[k]}%` });
+      const width = `width: ${100 * seen.probabilities[k]}%`;
+      const bar = element("span", { class: "xai-bar", style: width });
       const name = element("span", { class: "xai-name" }, categories[category]);
       const attributes = { class: category === target ? "xai-target" : "" };
       return element("li", attributes, name, element("span", { class: "xai-share" }, share), bar);
@@ -485,7 +493,8 @@ class PerturbationView {
     const seen = this.seen();
     const what = `${output} of “${categories[this.thing().target]}”`;
     const replaced = this.replaced();
-    const share = ((100 * this.pixels(replaced)) / (this.grid().height * this.grid().width)).toFixed(1);
+    const { height, width } = this.grid();
+    const share = ((100 * this.pixels(replaced)) / (height * width)).toFixed(1);
     const whose = this.own.size ? "of your own choice" : `of ${this.length()}`;
     const before = this.curve()?.scores[0];
     this.facts.textContent = seen
@@ -538,7 +547,8 @@ class PerturbationView {
     const curve = this.curve();
     const marker = curve && !own ? [this.state.step, curve.scores[this.state.step]] : null;
     drawCurves(this.chart, { lines: drawn, steps: this.length(), marker, own, label });
-    const ends = lines.map(({ name, scores }) => `${spoken(name)} ends at ${scores.at(-1).toFixed(2)}`);
+    const end = ({ name, scores }) => `${spoken(name)} ends at ${scores.at(-1).toFixed(2)}`;
+    const ends = lines.map(end);
     this.chart.setAttribute("aria-label", `${label} against replaced regions: ${ends.join(", ")}`);
   }
 
@@ -557,8 +567,9 @@ class PerturbationView {
 
   drawOrigin() {
     const source = this.own.size ? this.ownAnswer?.source : this.view().source;
-    const how = this.own.size && source?.name.startsWith("scores") ? " (this region alone)" : "";
-    const told = source ? `Scores: ${source.name}${how}.` : "Not stored in this page; it needs a kernel.";
+    const how = this.own.size && source?.isStored ? " (this region alone)" : "";
+    const nobody = "Not stored in this page; it needs a kernel.";
+    const told = source ? `Scores: ${source.name}${how}.` : nobody;
     const silence = "The kernel does not answer: it is busy or closed. What is known stays.";
     this.origin.textContent = `${this.problem || told} ${this.silent ? silence : ""}`;
     this.origin.classList.toggle("xai-error", Boolean(this.problem || this.silent));
@@ -590,7 +601,7 @@ function readHeatmap({ values, limit }) {
   return { values: Object.assign(signed, { shape: read.shape }), limit };
 }
 
-/** Where the colours saturate: the 99.5th percentile of the absolute values, as in xaiutils.plot. */
+/** Where the colours saturate: the 99.5th percentile of the sizes, as in xaiutils.plot. */
 function limitOf(values) {
   const sizes = values.map(Math.abs).sort();
   const place = 0.995 * (sizes.length - 1);
@@ -620,9 +631,10 @@ function drawCurves(svg, { lines, steps, marker, own, label }) {
     svg.append(svgElement("polyline", { points, ...style }));
   }
   if (marker) {
-    const line = { x1: across(marker[0]), x2: across(marker[0]), y1: MARGIN.top, stroke: INK };
-    svg.append(svgElement("line", { ...line, y2: CHART_HEIGHT - MARGIN.bottom, "stroke-width": 0.7 }));
-    svg.append(svgElement("circle", { cx: across(marker[0]), cy: up(marker[1]), r: 5, fill: INK }));
+    const [x, y] = [across(marker[0]), up(marker[1])];
+    const ends = { x1: x, x2: x, y1: MARGIN.top, y2: CHART_HEIGHT - MARGIN.bottom };
+    svg.append(svgElement("line", { ...ends, stroke: INK, "stroke-width": 0.7 }));
+    svg.append(svgElement("circle", { cx: x, cy: y, r: 5, fill: INK }));
   }
   if (own) {
     const [x, y] = [across(own[0]), up(own[1])];
@@ -633,18 +645,20 @@ function drawCurves(svg, { lines, steps, marker, own, label }) {
 
 function axes(across, up, ticks, steps, { width, label }) {
   const text = (attributes, words) =>
-    svgElement("text", { "font-size": 12, style: `fill: ${INK}`, ...attributes }, words);
+    svgElement("text", { "font-size": 12, ...attributes }, words);
   const floor = CHART_HEIGHT - MARGIN.bottom;
+  const [left, right] = [MARGIN.left, width - MARGIN.right];
+  const level = (tick) => ({ x1: left, x2: right, y1: up(tick), y2: up(tick), stroke: GRID });
   const rows = ticks.flatMap((tick) => [
-    svgElement("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: up(tick), y2: up(tick), stroke: "#d5dae0" }),
-    text({ x: MARGIN.left - 6, y: up(tick) + 4, "text-anchor": "end" }, tidy(tick)),
+    svgElement("line", level(tick)),
+    text({ x: left - 6, y: up(tick) + 4, "text-anchor": "end" }, tidy(tick)),
   ]);
   const columns = steps.map((step) =>
     text({ x: across(step), y: floor + 16, "text-anchor": "middle" }, tidy(step)),
   );
-  const middle = (MARGIN.top + floor) / 2;
-  const turned = { x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${middle}) rotate(-90)` };
-  const below = { x: (MARGIN.left + width - MARGIN.right) / 2, y: floor + 34, "text-anchor": "middle" };
+  const turn = `translate(12 ${(MARGIN.top + floor) / 2}) rotate(-90)`;
+  const turned = { x: 0, y: 0, "text-anchor": "middle", transform: turn };
+  const below = { x: (left + right) / 2, y: floor + 34, "text-anchor": "middle" };
   const short = label.length > 32 ? `${label.slice(0, 31)}…` : label;
   return [...rows, ...columns, text(turned, short), text(below, "regions replaced")];
 }

@@ -109,7 +109,8 @@ function storedSource(stored) {
   const key = (what, { image, fill, size }) => `${image}|${what}|${fill}|${size}`;
   const alone = (question) => stored()[key("alone", question)];
   return {
-    name: "scores stored in this page",
+    name: "stored in this page",
+    isStored: true,
     knows: (question) => Object.hasOwn(stored(), key(question.order, question)),
     knowsTogether: (question, regions) => regions.length === 1 && Boolean(alone(question)),
     async curves(question) {
@@ -150,7 +151,8 @@ function readOne({ scores, classes, probabilities }, place = 0) {
 
 function chunks(values, size) {
   const number = values.length / size;
-  return Array.from({ length: number }, (_, k) => Array.from(values.slice(k * size, (k + 1) * size)));
+  const chunk = (_, k) => Array.from(values.slice(k * size, (k + 1) * size));
+  return Array.from({ length: number }, chunk);
 }
 
 // ------------------------------------------------------------------------------------ the kernel
