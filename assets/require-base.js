@@ -23,3 +23,24 @@ window.FontAwesomeConfig = Object.assign({}, window.FontAwesomeConfig, { autoRep
 if (window.FontAwesome && window.FontAwesome.config) {
   window.FontAwesome.config.autoReplaceSvg = "nest";
 }
+
+// 4. Widgets come first: a chapter full of formulas keeps MathJax busy for seconds.
+window.MathJax = window.MathJax || {};
+window.MathJax.startup = Object.assign({}, window.MathJax.startup, {
+  pageReady: function () {
+    return widgetsShown().then(() => window.MathJax.startup.defaultPageReady());
+  },
+});
+
+/** Resolves when all widgets of the page are there, or after three seconds without. */
+function widgetsShown() {
+  const views = document.querySelectorAll(
+    'script[type="application/vnd.jupyter.widget-view+json"]',
+  ).length;
+  return new Promise((resolve) => {
+    const look = () => document.querySelectorAll(".widget-subarea > *").length >= views && resolve();
+    new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
+    setTimeout(resolve, 3000);
+    look();
+  }).then(() => new Promise((resolve) => setTimeout(resolve, 50))); // time to be painted
+}
