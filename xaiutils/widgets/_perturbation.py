@@ -77,7 +77,7 @@ class PerturbationExplorer(Widget):
         fills: Of `PAGE_FILLS`; the first one to begin with.
         output: "logit" or "probability".
         in_page: Carry the network, so that the page itself computes; None does so for a small one
-            (300,000 parameters) that :func:`export_network` can describe.
+            (300,000 parameters) that `export_network` can describe.
         seed: Of the noise and the random order.
 
     Raises:
@@ -381,7 +381,7 @@ def _inputs(
             f"images must be of shape (N, {channels}, H, W) to fit preprocess, not "
             f"{tuple(images.shape)}"
         )
-    return input_of(levels_of(images, preprocess), preprocess)
+    return input_of(levels_of(images, preprocess), preprocess).to(images)
 
 
 def _checked(outputs: Tensor) -> Tensor:
