@@ -18,6 +18,12 @@ def write(folder, differences):
     pd.DataFrame(rows).to_csv(folder / f"{_dmbp._RUN}-comparisons.csv", index=False)
     areas = pd.DataFrame([{"measure": "abpc", "images": 9}])
     areas.to_csv(folder / f"{_dmbp._RUN}-areas.csv", index=False)
+    report = [
+        {"first": _dmbp._CHOSEN, "second": rival, "difference": d, "low": d - 1, "high": d + 1,
+         "images": 8}
+        for rival, d in zip(_dmbp._BESIDE, differences, strict=True)
+    ]  # fmt: skip
+    pd.DataFrame(report).to_csv(folder / f"{_dmbp._REPORT}-comparisons.csv", index=False)
     write_oracles(folder, 0.2)
 
 
@@ -44,11 +50,13 @@ def write_oracles(folder, gap):
 )
 def test_differences_are_ours_minus_theirs(tmp_path, differences, verdict, reason):
     write(tmp_path, differences)
-    consistent, interpretable, *_ = _dmbp.rows(tmp_path)
+    consistent, on_windows, interpretable, *_ = _dmbp.rows(tmp_path)
     assert [effect.mean for effect in consistent.effects] == list(differences)
     assert all(e.low == e.mean - 1 and e.high == e.mean + 1 for e in consistent.effects)
     assert {effect.images for effect in consistent.effects} == {9}
     assert (consistent.verdict, consistent.reason) == (verdict, reason)
+    assert [effect.mean for effect in on_windows.effects] == list(differences)
+    assert (on_windows.verdict, on_windows.reason) == (verdict, reason)
     assert interpretable.verdict == "not testable"
 
 
@@ -56,7 +64,7 @@ def test_differences_are_ours_minus_theirs(tmp_path, differences, verdict, reaso
 def test_oracles_are_judged_by_every_kind_of_network(tmp_path, gap, verdict):
     write(tmp_path, (2, 3, 4, 5))
     write_oracles(tmp_path, gap)
-    whole, parts, closed_form = _dmbp.rows(tmp_path)[2:]
+    whole, parts, closed_form = _dmbp.rows(tmp_path)[3:]
     assert [len(claim.effects) for claim in (whole, parts, closed_form)] == [2, 4, 1]
     for claim in (whole, parts, closed_form):
         assert claim.verdict == verdict
