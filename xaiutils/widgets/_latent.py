@@ -124,8 +124,9 @@ class LatentExplorer(Widget):
         plot.picture(decoded, ax=axes[1], title="reconstruction")
         plot.heatmap(maps, ax=axes[2], title=title)
         plot.heatmap(found.aggregate[0], ax=axes[3], title="all latents", signed=False)
-        described = f"{plot.describe(maps[0], title)}; {plot.describe(found.aggregate[0], 'all')}"
-        text = f"{name}, its reconstruction, and two maps. {described}."
+        described = [plot.describe(maps[0], title)]
+        described.append(plot.describe(found.aggregate[0], "all latents"))
+        text = f"{name}, its reconstruction, and two maps: {'; '.join(described)}."
         return plot.set_alternative_text(figure, text)
 
 
