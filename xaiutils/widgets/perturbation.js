@@ -495,7 +495,7 @@ class PerturbationView {
     const replaced = this.replaced();
     const { height, width } = this.grid();
     const share = ((100 * this.pixels(replaced)) / (height * width)).toFixed(1);
-    const whose = this.own.size ? "of your own choice" : `of ${this.length()}`;
+    const whose = this.own.size ? "of your own choice" : `of ${this.grid().count}`;
     const before = this.curve()?.scores[0];
     this.facts.textContent = seen
       ? `${counted(replaced.length)} ${whose} replaced (${share} % of the pixels): ${what} ` +
