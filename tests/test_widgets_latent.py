@@ -273,3 +273,22 @@ def test_decoder_that_the_page_cannot_run(digits, autoencoder):
     other = models.Autoencoder(autoencoder.encoder, smooth, (1, 28, 28)).eval()
     with pytest.raises(NotExportable, match="upsample"):
         LatentExplorer(other, digits)
+
+
+# --------------------------------------------------------------------------------------- the book
+
+
+def test_chapter_22_answers_without_a_kernel(open_page, halved):
+    page = open_page("notebooks/22_grad_lam")
+    widget = page.get_by_role("region", name="Latent explorer")
+    widget.scroll_into_view_if_needed()
+    widget.locator("label.xai-latent").nth(5).click()
+    widget.get_by_role("slider").fill("-1.2")
+    widget.get_by_text("Latent 6 stands at").wait_for()
+    digits = data.mnist("test", source="embedded")
+    five = digits.images[int((digits.labels == 5).nonzero()[0])][None]
+    with torch.no_grad():
+        code = halved.encoder(five)
+        code[:, 5] = -1.2
+        expected = halved.decoder(code)[0, 0]
+    assert (shown(widget, 1) - expected).abs().max() < 1e-3 + 0.5 / 255
