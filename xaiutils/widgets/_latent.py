@@ -1,7 +1,5 @@
 """The latent explorer: move a latent, see the picture change, and where the latent was read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The perturbation explorer: erase regions of a picture and watch a network change its mind."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
