@@ -115,13 +115,16 @@ function unpack({ shape, dtype, data }) {
   const values = {
     uint8: () => bytes,
     float32: () => new Float32Array(bytes.buffer),
-    float16: () => Float32Array.from(new Uint16Array(bytes.buffer), halfToNumber),
+    float16: () => new Float32Array(new Uint16Array(bytes.buffer)).map(halfToNumber),
   }[dtype]();
   return Object.assign(values, { shape });
 }
 
 function bytesOf(base64) {
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length); // a loop, because weights are long and `from` is slow
+  for (let k = 0; k < bytes.length; k += 1) bytes[k] = text.charCodeAt(k);
+  return bytes;
 }
 
 /** The number that 16 bits stand for: sign, five bits of exponent, ten of fraction. */

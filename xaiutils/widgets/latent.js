@@ -99,7 +99,6 @@ class LatentView {
     this.onChange = () => this.show();
     model.on(CHANGES, this.onChange);
     this.show();
-    this.drawMaps();
   }
 
   get code() {
@@ -161,8 +160,8 @@ class LatentView {
     this.titles = {};
     const panes = Object.entries(PANES).map(([name, title]) => {
       this.canvases[name] = element("canvas", { width, height, role: "img" });
-      this.titles[name] = element("figcaption", { class: "xai-pane-title" }, title);
-      return element("figure", {}, this.titles[name], this.canvases[name]);
+      this.titles[name] = element("p", { class: "xai-pane-title" }, title);
+      return element("div", {}, this.titles[name], this.canvases[name]);
     });
     return element("div", { class: "xai-latent-panes" }, ...panes);
   }

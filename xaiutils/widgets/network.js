@@ -213,7 +213,9 @@ function weightedStep(layer, from) {
   const linear = {
     kind: layer.kind,
     weight: sliding.weight,
-    absolute: sliding.weight.map(Math.abs),
+    get absolute() {
+      return (sliding.absolute ??= sliding.weight.map(Math.abs)); // only relevance needs it
+    },
     bias: layer.bias ? unpack(layer.bias) : null,
     along: (x, weight) => sum(sliding, x, weight),
     against: (signal, weight) => spread(sliding, signal, weight),
