@@ -59,7 +59,7 @@ class LRPStepper(Widget):
     _esm = script("lrp_stepper.js")
     _css = style()
     network = traitlets.Dict().tag(sync=True)
-    passes = traitlets.List().tag(sync=True)
+    passes = traitlets.List(traitlets.Dict()).tag(sync=True)
     target = traitlets.Int(0).tag(sync=True)
     rule = traitlets.Unicode().tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
