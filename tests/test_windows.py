@@ -93,7 +93,8 @@ def test_early_layers_are_planned_in_windows_and_late_ones_are_not():
     assert first.share < 0.01 < last.share <= 0.6
     assert isinstance(plan.graph.nodes[-1].operation, graph.Dense)
     assert len(plan.graph.nodes) - 1 not in plan.windows
-    assert plan.saving(16) > plan.saving(1) > 1
+    assert plan.saving(16, 100) > plan.saving(1, 100) > 1
+    assert plan.saving(16, 100) > plan.saving(16, 10) > 1 > plan.saving(16, 1)  # a restart costs
 
 
 @pytest.mark.parametrize("edge", ["keep", "drop"])

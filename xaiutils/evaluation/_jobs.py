@@ -93,7 +93,7 @@ class Runner:
             start, targets = self._unperturbed(draws.x)
             jobs = _Jobs(draws, ways, curves, steps, targets)
             network = _folded(self.model, draws.x)
-            plan = self._window_plan(network, draws, len(curves))
+            plan = self._window_plan(network, jobs)
             with tqdm(total=len(curves) * steps, unit="pictures", disable=not self.progress) as bar:
                 if plan is None:
                     rows = self._whole_pictures(network, jobs, bar)
@@ -129,7 +129,7 @@ class Runner:
         everything = outputs.new_empty(1).expand(images, *outputs.shape[1:])
         return resolve_target(self.target, everything)[numbers]
 
-    def _window_plan(self, network: Network, draws: Draws, curves: int) -> graph.Windows | None:
+    def _window_plan(self, network: Network, jobs: _Jobs) -> graph.Windows | None:
         """How to recompute windows only, or None if whole pictures are better."""
         if self.windowed is False:
             return None
@@ -140,9 +140,10 @@ class Runner:
                     "one cannot); leave windowed=None"
                 )
             return None
-        plan = graph.Windows(network, draws.regions.row_spans, draws.regions.column_spans)
-        batch = min(curves, self._windowed_size(draws.x))
-        return plan if self.windowed or plan.saving(batch) >= _WORTHWHILE else None
+        regions = jobs.draws.regions
+        plan = graph.Windows(network, regions.row_spans, regions.column_spans)
+        batch = min(len(jobs.curves), self._windowed_size(jobs.draws.x))
+        return plan if self.windowed or plan.saving(batch, jobs.steps) >= _WORTHWHILE else None
 
     def _whole_pictures(self, network: Network, jobs: _Jobs, bar: tqdm[Any]) -> Tensor:
         """Scores of the perturbed pictures, (len(curves), steps)."""

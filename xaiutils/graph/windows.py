@@ -134,16 +134,19 @@ class Windows:
         )
         self.kept = self.frontier | {0} | {i for i in inside if not self._passed_on(i)}
 
-    def saving(self, batch: int) -> float:
-        """How many times less work an update is than a whole forward pass, by a rough count.
+    def saving(self, batch: int, updates: int) -> float:
+        """How many times less work updates are than whole forward passes, by a rough count.
 
         Args:
             batch: How many inputs are updated at a time; they share what each window costs.
+            updates: How many follow each other; before the first stands one whole pass, the
+                restart, so that a single update saves nothing.
         """
         costs = [_cost(node) for node in self.graph.nodes]
         shares = [w.share if (w := self.windows.get(i)) else 1.0 for i in range(len(costs))]
         work = sum(cost * share for cost, share in zip(costs, shares, strict=True))
-        return sum(costs) / (work + _PER_WINDOW * len(self.windows) / batch)
+        update = work + _PER_WINDOW * len(self.windows) / batch
+        return updates * sum(costs) / (sum(costs) + updates * update)
 
     def _plan(self, sides: tuple[Side, Side]) -> dict[int, Window]:
         planned: dict[int, Window] = {}
