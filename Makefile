@@ -31,7 +31,7 @@ lint: $(INSTALLED)
 	$(PY) -m mypy --strict -p xaiutils
 
 clean:  ## everything but the environment; `rm -r .venv` for that
-	rm -rf _build assets/vendor node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf _build assets/vendor node_modules tests/eslint/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Made anew whenever what it is made from changes; otherwise this costs nothing.
 $(INSTALLED): pyproject.toml constraints.txt

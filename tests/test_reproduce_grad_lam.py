@@ -130,7 +130,7 @@ def test_a_second_run_computes_only_what_is_missing(whole, monkeypatch):
 
 
 def test_another_plan_needs_another_folder(whole):
-    with pytest.raises(SystemExit, match="its block is .*, this one's 3"):
+    with pytest.raises(SystemExit, match=r"its block is .*, this one's 3"):
         run(whole / "work", whole / "x", "--block=3")
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import __main__ as command
-from xaiutils.reproduce import _samek, _work
+from xaiutils.reproduce import _work
 
 SETTINGS = [
     "--model=mnist_cnn",
