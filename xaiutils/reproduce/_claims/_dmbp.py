@@ -82,7 +82,8 @@ def _oracles(results: Path) -> list[Claim]:
         for effect in _beside_gradient(pairs, sign, f"cosine with the {sign} contributions")
     ]
     lead = pd.read_csv(results / f"{_ORACLE}-measures.csv").query("measure == 'lead'").iloc[0]
-    ahead = Effect.of("lead over the next best masks, as a share of all contributions", lead)
+    share = "lead over the next best masks, as a share of all contributions"
+    ahead = Effect.of(share, lead.to_dict(), cases="networks")
     return [
         Claim(
             PAPER,
@@ -121,8 +122,9 @@ def _oracles(results: Path) -> list[Claim]:
 def _beside_gradient(pairs: pd.DataFrame, measure: str, words: str) -> list[Effect]:
     """How far DMBP is ahead of gradient x input on the two kinds of network."""
     found = pairs[pairs["measure"] == measure].set_index("network")
-    label = f"{words}, dmbp minus input_x_gradient, networks"
-    return [Effect.of(f"{label} {kind}", found.loc[kind].to_dict()) for kind in _KINDS]
+    label = f"{words}, dmbp minus input_x_gradient"
+    rows = {kind: found.loc[kind].to_dict() for kind in _KINDS}
+    return [Effect.of(f"{label}, {k}", row, cases="networks") for k, row in rows.items()]
 
 
 def _difference(pairs: pd.DataFrame, first: str, second: str, images: int) -> Effect:

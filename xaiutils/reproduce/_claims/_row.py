@@ -16,7 +16,8 @@ class Effect:
         mean: The number.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        images: How many images it rests on.
+        images: How many images, or other cases, it rests on.
+        cases: What these are.
     """
 
     measure: str
@@ -24,18 +25,25 @@ class Effect:
     low: float
     high: float
     images: int
+    cases: str = "images"
 
     def __str__(self) -> str:
         mean, low, high = (_three_digits(v) for v in (self.mean, self.low, self.high))
-        return f"{mean} [{low}, {high}], {self.measure} ({self.images} images)"
+        return f"{mean} [{low}, {high}], {self.measure} ({self.images} {self.cases})"
 
     @classmethod
     def of(
-        cls, measure: str, row: Mapping[str, Any], mean: str = "mean", images: int = 0
+        cls,
+        measure: str,
+        row: Mapping[str, Any],
+        mean: str = "mean",
+        images: int = 0,
+        cases: str = "images",
     ) -> "Effect":
         """Read an effect from a row of a table in results/."""
         number = int(row["images"]) if "images" in row else images
-        return cls(measure, float(row[mean]), float(row["low"]), float(row["high"]), number)
+        ends = float(row["low"]), float(row["high"])
+        return cls(measure, float(row[mean]), *ends, number, cases)
 
 
 def _three_digits(value: float) -> str:
