@@ -10,14 +10,13 @@ def write(folder, differences):
     """A table in which DMBP stands first or second, as it comes."""
     rows = [
         {"measure": "abpc", "first": "dmbp", "second": rival, "difference": d, "low": d - 1,
-         "high": d + 1} if turn % 2 else
+         "high": d + 1, "images": 9} if turn % 2 else
         {"measure": "abpc", "first": rival, "second": "dmbp", "difference": -d, "low": -d - 1,
-         "high": -d + 1}
+         "high": -d + 1, "images": 9}
         for turn, (rival, d) in enumerate(zip(_dmbp._RIVALS, differences, strict=True))
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(folder / f"{_dmbp._RUN}-comparisons.csv", index=False)
-    areas = pd.DataFrame([{"measure": "abpc", "images": 9}])
-    areas.to_csv(folder / f"{_dmbp._RUN}-areas.csv", index=False)
+    for run in _dmbp._RUNS.values():
+        pd.DataFrame(rows).to_csv(folder / f"{run}-comparisons.csv", index=False)
     report = [
         {"first": _dmbp._CHOSEN, "second": rival, "difference": d, "low": d - 1, "high": d + 1,
          "images": 8}
@@ -42,21 +41,23 @@ def write_oracles(folder, gap):
 
 
 @pytest.mark.parametrize(
-    ("differences", "verdict", "reason"),
+    ("differences", "verdict", "sides"),
     [
-        ((2, 3, 4, 5), "confirmed", "Ahead of 4, behind 0, undecided in 0."),
-        ((2, 0.5, -3, -4), "not confirmed", "Ahead of 1, behind 2, undecided in 1."),
+        ((2, 3, 4, 5), "confirmed", (4, 0, 0)),
+        ((2, 0.5, -3, -4), "not confirmed", (1, 2, 1)),
     ],
 )
-def test_differences_are_ours_minus_theirs(tmp_path, differences, verdict, reason):
+def test_differences_are_ours_minus_theirs(tmp_path, differences, verdict, sides):
     write(tmp_path, differences)
     consistent, on_windows, interpretable, *_ = _dmbp.rows(tmp_path)
-    assert [effect.mean for effect in consistent.effects] == list(differences)
+    assert [effect.mean for effect in consistent.effects] == list(differences) * 2
     assert all(e.low == e.mean - 1 and e.high == e.mean + 1 for e in consistent.effects)
     assert {effect.images for effect in consistent.effects} == {9}
-    assert (consistent.verdict, consistent.reason) == (verdict, reason)
+    reason = "Ahead of {}, behind {}, undecided in {}."
+    assert consistent.reason == reason.format(*(2 * count for count in sides))
+    assert consistent.verdict == verdict
     assert [effect.mean for effect in on_windows.effects] == list(differences)
-    assert (on_windows.verdict, on_windows.reason) == (verdict, reason)
+    assert (on_windows.verdict, on_windows.reason) == (verdict, reason.format(*sides))
     assert interpretable.verdict == "not testable"
 
 

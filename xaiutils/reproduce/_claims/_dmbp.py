@@ -1,5 +1,6 @@
 """The claims of Ruiz et al. 2021, as far as their abstract states them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -7,11 +8,14 @@ import pandas as pd
 from xaiutils.reproduce._claims._row import Claim, Effect, judged
 
 PAPER = "ruiz2021generating"
-_RUN = "dmbp-squeezenet1_1-methods"
+_RUNS = {
+    "SqueezeNet 1.1": "dmbp-squeezenet1_1-methods",
+    "EfficientNet-Lite0": "dmbp-efficientnet_lite0-methods",
+}
 _RIVALS = ("input_x_gradient", "dmbp_greedy", "sensitivity", "lrp_epsilon_plus")
 _THERE = "ResNet-50 and VGG-16 on PASCAL VOC and ImageNet; measures and numbers could not be read."
 _HERE = (
-    "SqueezeNet 1.1, images of the ImageNet sample, regions of 9 x 9 pixels, 100 steps, uniform "
+    "Two networks, images of the ImageNet sample, regions of 9 x 9 pixels, 100 steps, uniform "
     "noise; area between the LeRF and MoRF curves, ours minus the other's. The objective is ours."
 )
 _REPORT = "dmbp-squeezenet1_1-report"
@@ -31,12 +35,12 @@ _BUILT = (
 
 def rows(results: Path) -> list[Claim]:
     """All claims of the paper."""
-    pairs = pd.read_csv(results / f"{_RUN}-comparisons.csv").query("measure == 'abpc'")
-    images = int(pd.read_csv(results / f"{_RUN}-areas.csv")["images"].max())
-    effects = tuple(_difference(pairs, "dmbp", rival, images) for rival in _RIVALS)
+    effects = []
+    for network, run in _RUNS.items():
+        pairs = pd.read_csv(results / f"{run}-comparisons.csv").query("measure == 'abpc'")
+        effects += [_difference(pairs, "dmbp", rival, network) for rival in _RIVALS]
     report = pd.read_csv(results / f"{_REPORT}-comparisons.csv")
-    reported = int(report["images"].max())
-    windows = tuple(_difference(report, _CHOSEN, rival, reported) for rival in _BESIDE)
+    windows = [_difference(report, _CHOSEN, rival, "SqueezeNet 1.1") for rival in _BESIDE]
     return [
         Claim(
             PAPER,
@@ -44,7 +48,7 @@ def rows(results: Path) -> list[Claim]:
             "Abstract",
             _THERE,
             _HERE,
-            effects,
+            tuple(effects),
             judged(*effects),
             _sides(effects),
         ),
@@ -54,7 +58,7 @@ def rows(results: Path) -> list[Claim]:
             "Abstract",
             _THERE,
             _ON_WINDOWS,
-            windows,
+            tuple(windows),
             judged(*windows),
             _sides(windows),
         ),
@@ -127,18 +131,18 @@ def _beside_gradient(pairs: pd.DataFrame, measure: str, words: str) -> list[Effe
     return [Effect.of(f"{label}, {k}", row, cases="networks") for k, row in rows.items()]
 
 
-def _difference(pairs: pd.DataFrame, first: str, second: str, images: int) -> Effect:
+def _difference(pairs: pd.DataFrame, first: str, second: str, network: str) -> Effect:
     """First minus second, whichever way round the table has them."""
-    label = f"mean fall of the logit, {first} minus {second}"
+    label = f"mean fall of the logit, {first} minus {second}, {network}"
     found = pairs[(pairs["first"] == first) & (pairs["second"] == second)]
     if len(found):
-        return Effect.of(label, found.iloc[0], "difference", images)
+        return Effect.of(label, found.iloc[0].to_dict(), "difference")
     row = pairs[(pairs["first"] == second) & (pairs["second"] == first)].iloc[0]
     turned = {"mean": -row["difference"], "low": -row["high"], "high": -row["low"]}
-    return Effect.of(label, turned, images=images)
+    return Effect.of(label, turned | {"images": row["images"]})
 
 
-def _sides(effects: tuple[Effect, ...]) -> str:
+def _sides(effects: Sequence[Effect]) -> str:
     """How many comparisons go which way, in words."""
     ahead = sum(effect.low > 0 for effect in effects)
     behind = sum(effect.high < 0 for effect in effects)
