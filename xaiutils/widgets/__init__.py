@@ -1,9 +1,7 @@
 """Figures that answer: in a notebook with a kernel, and in the built page without one.
 
-Each widget is one `anywidget`_ whose script stands in a file of its own. What it shows before
-anybody has touched it, and on paper, is its static twin.
-
-.. _anywidget: https://anywidget.dev
+Each widget is one `anywidget <https://anywidget.dev>`__ whose script stands in a file of its own.
+What it shows before anybody has touched it, and on paper, is its static twin.
 """
 
 from xaiutils.widgets._latent import LatentExplorer
