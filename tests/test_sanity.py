@@ -217,3 +217,15 @@ def test_boxes_must_lie_in_the_map(box):
         evaluation.energy_inside(torch.ones(2, 4, 6), torch.tensor([[0, 0, 1, 1], box]))
     with pytest.raises(ValueError, match=r"\(2, 4\)"):
         evaluation.energy_inside(torch.ones(2, 4, 6), torch.tensor([box]))
+
+
+def test_pointing_game_shares_a_tie():
+    maps = torch.zeros(3, 4, 6)
+    maps[0, 1, 3], maps[0, 0, 0] = 2.0, -5.0  # the maximum is inside
+    maps[1] = 1.0  # the share of the area: 4 of 24
+    maps[2, 1, 2], maps[2, 0, 0] = 3.0, 3.0  # one of two
+    boxes = torch.tensor([[2, 1, 3, 2]]).expand(3, -1)
+    assert evaluation.pointing_game(maps, boxes).tolist() == pytest.approx([1.0, 4 / 24, 0.5])
+    assert evaluation.pointing_game(-maps[:1], boxes[:1]).tolist() == [0.0]
+    with pytest.raises(ValueError, match="box 0"):
+        evaluation.pointing_game(maps, boxes + 4)

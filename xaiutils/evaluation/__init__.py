@@ -6,11 +6,12 @@
 >>> evaluation.bootstrap(evaluation.abpc(morf, lerf))                          # doctest: +SKIP
 """
 
-from xaiutils.evaluation._boxes import energy_inside
+from xaiutils.evaluation._boxes import energy_inside, pointing_game
 from xaiutils.evaluation._complexity import as_picture, entropy, jpeg_size, png_size
 from xaiutils.evaluation._curves import Curves, abpc, gain_over_random
 from xaiutils.evaluation._fills import FILLS, Blur, Constant, Dirichlet, Fill, Uniform
 from xaiutils.evaluation._jobs import OUTPUTS, Output
+from xaiutils.evaluation._occlusion import occlusion_agreement, region_occlusion
 from xaiutils.evaluation._oracle import AdditiveNetwork, expected_falls
 from xaiutils.evaluation._perturbation import (
     ORDERS,
@@ -63,10 +64,13 @@ __all__ = [
     "jpeg_size",
     "map_similarity",
     "morf_ranks",
+    "occlusion_agreement",
     "parameter_randomisation",
     "png_size",
+    "pointing_game",
     "randomised",
     "rank_correlation",
+    "region_occlusion",
     "region_perturbation",
     "sign_flip",
 ]

@@ -19,17 +19,19 @@ from xaiutils.models._autoencoders import (
     variational_loss,
 )
 from xaiutils.models._classifiers import (
+    TINY_NETWORKS,
     Classifier,
     Preprocess,
     available_classifiers,
     load_classifier,
 )
 from xaiutils.models._mnist import MnistCNN
-from xaiutils.models._tiny import TinyCNN
+from xaiutils.models._tiny import TinyCNN, tiny_network
 from xaiutils.models._training import EarlyStop, TrainingPlan, fit
 from xaiutils.models._weights import ModelError, load_state_dict
 
 __all__ = [
+    "TINY_NETWORKS",
     "Autoencoder",
     "Classifier",
     "EarlyStop",
@@ -49,6 +51,7 @@ __all__ = [
     "load_state_dict",
     "reconstruction_error",
     "reconstruction_loss",
+    "tiny_network",
     "training_record",
     "variational_loss",
 ]

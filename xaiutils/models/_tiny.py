@@ -1,7 +1,8 @@
-"""A small classifier of natural images at 64 x 64 pixels, in the style of the digit classifier."""
+"""Classifiers of natural images at 64 x 64 pixels: a small one, and torchvision's larger ones."""
 
 from typing import cast
 
+import torchvision
 from torch import Tensor, nn
 
 
@@ -34,3 +35,20 @@ class TinyCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, 64, 64) to logits (N, classes)."""
         return cast(Tensor, self.classifier(self.features(x)))
+
+
+def tiny_network(architecture: str, classes: int) -> nn.Module:
+    """A torchvision classifier for images of 64 x 64 pixels, with random weights.
+
+    A VGG ends in three wide layers that read 7 x 7 features and hold most of its parameters. At 64
+    pixels 2 x 2 features are left, and one linear layer reads them; all else is torchvision's.
+
+    Args:
+        architecture: A name that torchvision knows, such as "resnet18".
+        classes: Number of logits.
+    """
+    module = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
+    if isinstance(module, torchvision.models.VGG):
+        module.avgpool = nn.AdaptiveAvgPool2d(2)
+        module.classifier = nn.Sequential(nn.Linear(512 * 4, classes))
+    return cast(nn.Module, module)

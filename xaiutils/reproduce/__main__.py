@@ -11,6 +11,7 @@ from xaiutils.reproduce import (
     _dmbp,
     _dmbp_oracle,
     _grad_lam,
+    _measure,
     _picture,
     _samek,
     _train,
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     _dmbp.add_command(commands)
     _dmbp_oracle.add_command(commands)
     _grad_lam.add_command(commands)
+    _measure.add_command(commands)
     _picture.add_command(commands)
     _samek.add_command(commands)
     _train.add_command(commands)

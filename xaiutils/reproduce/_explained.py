@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,33 @@ from torch import Tensor, nn
 from xaiutils import attribution, data, models
 
 _DRAWN = ("random", "smoothgrad")  # the methods that take a seed
+
+
+def image_set(
+    name: str, classifier: models.Classifier, source: str = "auto", folder: Path | None = None
+) -> data.ImageSet:
+    """The data set of this name on the command line.
+
+    Raises:
+        SystemExit: The network tells other classes apart than those of Tiny ImageNet that are here.
+    """
+    if name == "mnist":
+        return data.mnist("test", source=source)
+    if name == "photos":
+        return data.photos()
+    if name == "folder":
+        assert folder is not None
+        return data.imagenet_folder(folder)
+    if name == "tiny-imagenet":
+        images = data.tiny_imagenet("val", source=source)
+        if images.categories != classifier.categories:
+            raise SystemExit(
+                f"{classifier.name} tells {len(classifier.categories)} classes apart, which are "
+                f"not the {len(images.categories)} of {images.name}. Give a network that "
+                "'train tiny-imagenet' trained on the same classes."
+            )
+        return images
+    return data.imagenet_sample(source=source)
 
 
 def inputs(images: data.ImageSet, classifier: models.Classifier, numbers: Iterable[int]) -> Tensor:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import _dask
-from xaiutils.reproduce._explained import heatmap, inputs, mean_input, weights
+from xaiutils.reproduce._explained import heatmap, image_set, inputs, mean_input, weights
 from xaiutils.reproduce._options import (
     chosen,
     image_range,
@@ -39,7 +39,7 @@ from xaiutils.reproduce._work import keep_plan, save
 
 RANDOM_ORDER = "(none)"  # stands where a method would, for the order that is drawn by lot
 _CONSTANT = "constant map/"  # before "fill/order/method": which maps were the same everywhere
-_DATA = ("mnist", "imagenet-sample", "photos", "folder")
+_DATA = ("mnist", "imagenet-sample", "tiny-imagenet", "photos", "folder")
 _HOW = ("--shard", "--dask", "--device", "--batch-size")  # options that do not change the result
 _ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
 
@@ -221,13 +221,7 @@ def merge_blocks(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace, classifier: models.Classifier) -> data.ImageSet:
     if (options.data == "folder") != (options.folder is not None):
         raise SystemExit("--data folder and --folder PATH belong together.")
-    if options.data == "mnist":
-        return data.mnist("test", source=options.source)
-    if options.data == "photos":
-        return data.photos()
-    if options.data == "folder":
-        return data.imagenet_folder(options.folder)
-    return data.imagenet_sample(source=options.source)
+    return image_set(options.data, classifier, options.source, options.folder)
 
 
 def _plan(

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from xaiutils import data, models
+from xaiutils.reproduce._supervised import accuracy, cross_entropy, random_shift
 from xaiutils.reproduce._train_autoencoder import RECIPES, train_autoencoder
+from xaiutils.reproduce._train_tiny import ARCHITECTURES, train_tiny_imagenet
 from xaiutils.reproduce._weights_record import describe, refuse_embedded, store
 
 _WEIGHTS = Path(models.__file__).parent / "weights"
@@ -24,6 +25,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         network = networks.add_parser(name.replace("_", "-"), help=f"an autoencoder, {recipe.data}")
         _add_options(network, name, recipe.epochs)
         network.set_defaults(run=train_autoencoder, name=name)
+    tiny = networks.add_parser("tiny-imagenet", help="a torchvision network, on Tiny ImageNet")
+    tiny.add_argument("--architecture", choices=ARCHITECTURES, required=True)
+    tiny.add_argument("--train-images", type=int, help="so many images by lot; all, if not given")
+    _add_options(tiny, "", epochs=20)
+    tiny.set_defaults(run=train_tiny_imagenet)
 
 
 def _add_options(parser: argparse.ArgumentParser, name: str, epochs: int) -> None:
@@ -31,7 +37,8 @@ def _add_options(parser: argparse.ArgumentParser, name: str, epochs: int) -> Non
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpoint", type=Path, help="resume from, and save to, this file")
-    parser.add_argument("--out", type=Path, default=_WEIGHTS / f"{name}.safetensors")
+    embedded = _WEIGHTS / f"{name}.safetensors" if name else None
+    parser.add_argument("--out", type=Path, default=embedded, required=not name)
 
 
 def train_mnist_cnn(options: argparse.Namespace) -> int:
@@ -51,31 +58,13 @@ def train_mnist_cnn(options: argparse.Namespace) -> int:
         augment=random_shift,
         checkpoint=options.checkpoint,
     )
-    accuracy = test_accuracy(module, digits, test.labels)
+    right = accuracy(module, digits, test.labels.to(options.device)).item()
     facts = {
-        "accuracy": {"test": round(accuracy, 4), "digits": len(test)},
+        "accuracy": {"test": round(right, 4), "digits": len(test)},
         "data": {"train": describe(inputs, train.labels), "test": describe(digits, test.labels)},
         "plan": vars(plan) | {"augmentation": "shift by up to 2 pixels"},
         "device": options.device,
     }
     store(module, options.out, facts)
-    print(f"test accuracy {accuracy:.4f} on {len(test)} digits; weights in {options.out.name}")
+    print(f"test accuracy {right:.4f} on {len(test)} digits; weights in {options.out.name}")
     return 0
-
-
-def cross_entropy(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross entropy of a batch of logits (N, K) and labels (N,)."""
-    return nn.functional.cross_entropy(module(inputs), labels)
-
-
-def random_shift(digits: Tensor, generator: torch.Generator, most: int = 2) -> Tensor:
-    """Shift a whole batch by the same random number of pixels; the margins of MNIST are empty."""
-    rows, columns = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
-    return digits.roll((rows, columns), dims=(2, 3))
-
-
-@torch.no_grad()
-def test_accuracy(module: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Share of inputs (N, 1, 28, 28) whose largest logit is at their label, in [0, 1]."""
-    found = torch.cat([module(batch).argmax(dim=1).cpu() for batch in torch.split(inputs, 1000)])
-    return (found == labels).double().mean().item()

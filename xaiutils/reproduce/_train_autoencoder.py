@@ -43,7 +43,7 @@ def train_autoencoder(options: argparse.Namespace) -> int:
     recipe = RECIPES[options.name]
     train, test = _PARTS[recipe.data]()
     refuse_embedded(train, test)
-    images, others = _bytes(train), _bytes(test)
+    images, others = as_bytes(train), as_bytes(test)
     module = models.load_autoencoder(options.name, weights="random").to(options.device)
     plan = models.TrainingPlan(options.epochs, recipe.batch_size, recipe.peak_lr, seed=options.seed)
     on_device = images.to(options.device)
@@ -78,7 +78,7 @@ def _brightness(pixels: Tensor) -> Tensor:
     return pixels.float() / 255
 
 
-def _bytes(images: data.ImageSet) -> Tensor:
+def as_bytes(images: data.ImageSet) -> Tensor:
     """All images of a set as one uint8 tensor (N, C, H, W)."""
     if isinstance(images.images, Tensor):
         return (images.images * 255).round().to(torch.uint8)

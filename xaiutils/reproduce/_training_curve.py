@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce._options import names, require_known, require_positive
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._supervised import accuracy, cross_entropy, mirror, random_shift
 from xaiutils.reproduce._tables import write_table
-from xaiutils.reproduce._train import cross_entropy, random_shift
 from xaiutils.reproduce._work import keep_plan, kept
 
 RANDOM_ORDER = "(none)"
@@ -184,13 +184,7 @@ def _train(plan: Plan, train: Split, work: Path) -> None:
 
 
 def _augment(plan: Plan) -> Callable[[Tensor, torch.Generator], Tensor]:
-    return random_shift if plan.network == "mnist-cnn" else _mirror
-
-
-def _mirror(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image or not, by lot, after a shift of the whole batch by up to 4 pixels."""
-    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-    return random_shift(torch.where(chosen, images.flip(3), images), generator, most=4)
+    return random_shift if plan.network == "mnist-cnn" else mirror
 
 
 def _checkpoint(work: Path, step: int) -> Path:
@@ -217,8 +211,8 @@ def _score(
     found = {
         "start/logit": outputs.amax(dim=1),
         "start/probability": outputs.softmax(dim=1).amax(dim=1),
-        "test_accuracy": accuracy(module, test),
-        "train_accuracy": accuracy(module, Split(train.images[:2500], train.labels[:2500])),
+        "test_accuracy": accuracy(module, test.images, test.labels),
+        "train_accuracy": accuracy(module, train.images[:2500], train.labels[:2500]),
     }
     for output in evaluation.OUTPUTS:
         for order, maps in {"morf": heatmaps, "random": {RANDOM_ORDER: None}}.items():
@@ -237,13 +231,6 @@ def _score(
             )
             found |= {f"aopc/{output}/{name}": one.aopc() for name, one in curves.items()}
     return found
-
-
-@torch.no_grad()
-def accuracy(module: nn.Module, split: Split) -> Tensor:
-    """Share of images whose largest logit is at their label, a scalar in [0, 1]."""
-    found = torch.cat([module(batch).argmax(dim=1) for batch in torch.split(split.images, 500)])
-    return (found == split.labels).double().mean()
 
 
 def _write(

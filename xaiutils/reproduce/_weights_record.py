@@ -27,11 +27,20 @@ def describe(images: Tensor, labels: Tensor) -> dict[str, Any]:
     return {"images": len(images), "sha256": content.hexdigest()}
 
 
-def store(module: nn.Module, path: Path, facts: dict[str, Any]) -> None:
-    """Write the weights, whole or not at all, and the record of how they came about."""
+def store(
+    module: nn.Module, path: Path, facts: dict[str, Any], notes: dict[str, str] | None = None
+) -> None:
+    """Write the weights, whole or not at all, and the record of how they came about.
+
+    Args:
+        module: The network.
+        path: The file of the weights; the record lies beside it.
+        facts: The record.
+        notes: What is stored in the file of the weights itself.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.cpu().contiguous() for name, tensor in module.state_dict().items()}
     part = path.with_name(path.name + ".part")
-    save_file(state, part)
+    save_file(state, part, metadata=notes)
     part.replace(path)
     write_json(path.with_suffix(".json"), provenance(command_line(), **facts))

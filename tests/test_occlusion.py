@@ -1,0 +1,67 @@
+"""Regions taken away one at a time, on networks whose answer is known."""
+
+import pytest
+import torch
+from torch import nn
+
+from xaiutils import evaluation
+
+
+@pytest.fixture
+def network():
+    return evaluation.AdditiveNetwork(3, side=12, region_size=4, seed=1)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def test_fall_is_the_contribution_that_is_lost(network, images):
+    falls = evaluation.region_occlusion(network, images, 0, 4, evaluation.Constant(0.5))
+    grey = network.contributions(torch.full_like(images, 0.5))
+    assert torch.allclose(falls, (network.contributions(images) - grey).double(), atol=1e-5)
+
+
+@pytest.mark.parametrize("output", evaluation.OUTPUTS)
+@pytest.mark.parametrize(("edge", "rows"), [("keep", 3), ("drop", 2)])
+def test_falls_equal_a_naive_loop(images, output, edge, rows):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5)).eval()
+    fill = evaluation.Constant(0.2)
+    falls = evaluation.region_occlusion(model, images, 2, 5, fill, output=output, edge=edge)
+    regions = evaluation.Regions(12, 12, 5, edge)
+
+    def score(x):
+        outputs = model(x)
+        return (outputs if output == "logit" else outputs.softmax(1))[:, 2]
+
+    assert falls.shape == (2, rows, rows)
+    for region in range(regions.count):
+        without = images.masked_fill(regions.index == region, 0.2)
+        naive = (score(images) - score(without)).detach().double()
+        assert torch.allclose(falls.flatten(1)[:, region], naive, atol=1e-5)
+
+
+def test_noise_is_that_of_region_perturbation(network, images):
+    falls = evaluation.region_occlusion(network, images, 0, 4, repeats=3, seed=5)
+    region = torch.zeros(2, 12, 12)
+    region[:, :4, 4:8] = 1
+    curves = evaluation.region_perturbation(
+        network, images, 0, region, 4, 1, fill="uniform", repeats=3, seed=5
+    )
+    assert torch.allclose(falls[:, 0, 1], curves.falls()[:, 1].double(), atol=1e-6)
+
+
+def test_contributions_agree_with_occlusion_and_their_negative_disagrees(network, images):
+    falls = evaluation.region_occlusion(network, images, 0, 4, evaluation.Constant(0.0))
+    true = falls.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    for maps, wanted in ((true, 1.0), (-true, -1.0), (torch.ones(2, 3, 12, 12), 0.0)):
+        found = evaluation.occlusion_agreement(maps, falls, 4)
+        assert found.tolist() == pytest.approx([wanted, wanted])
+
+
+def test_falls_of_other_regions_are_refused(network, images):
+    falls = evaluation.region_occlusion(network, images, 0, 4)
+    with pytest.raises(ValueError, match="same region_size and edge"):
+        evaluation.occlusion_agreement(images, falls, 3)

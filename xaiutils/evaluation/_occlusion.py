@@ -1,0 +1,109 @@
+"""What each region alone is worth: replace it, and nothing else, and see how the output falls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xaiutils.attribution import Target
+from xaiutils.evaluation._fills import Fill
+from xaiutils.evaluation._jobs import Output
+from xaiutils.evaluation._perturbation import FillName, region_perturbation
+from xaiutils.evaluation._regions import Edge, Regions
+from xaiutils.evaluation._sanity import rank_correlation
+
+
+def region_occlusion(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    region_size: int = 9,
+    fill: FillName | Fill = "uniform",
+    repeats: int = 1,
+    output: Output = "logit",
+    batch_size: int | None = None,
+    seed: int = 0,
+    *,
+    edge: Edge = "keep",
+    first_image: int = 0,
+) -> Tensor:
+    """How far the output falls when one region is replaced and all others stay as they are.
+
+    Zeiler and Fergus 2014, section 4.2, on a grid of regions instead of a sliding square. It is the
+    first step of region perturbation, once for every region, with the same draws.
+
+    Args:
+        model: As in `region_perturbation`, like all other arguments.
+        x: Images (N, C, H, W).
+        target: The class whose output is watched; None for the one that is named at `x`.
+        region_size: Side of a region, in pixels.
+        fill: What replaces it.
+        repeats: How often the fill is drawn.
+        output: "logit", "probability" or a callable.
+        batch_size: Pictures per forward pass.
+        seed: Of all draws.
+        edge: What happens at the edge.
+        first_image: Number of the first image.
+
+    Returns:
+        (N, rows, columns) float64, the fall for each region in units of the output, mean over the
+        repetitions; negative where the output rises.
+
+    Raises:
+        ValueError: As in `region_perturbation`.
+    """
+    regions = Regions(x.shape[2], x.shape[3], region_size, edge)
+    alone = {
+        str(number): (regions.index == number).float().expand(len(x), -1, -1)
+        for number in range(regions.count)
+    }
+    curves = region_perturbation(
+        model,
+        x,
+        target,
+        alone,
+        region_size,
+        1,
+        "morf",
+        fill,
+        repeats,
+        output,
+        batch_size,
+        seed,
+        edge=edge,
+        first_image=first_image,
+    )
+    falls = torch.stack([curves[number].falls()[:, 1] for number in alone], dim=1)
+    return falls.double().view(len(x), regions.rows, regions.columns)
+
+
+def occlusion_agreement(
+    heatmaps: Tensor, falls: Tensor, region_size: int = 9, *, edge: Edge = "keep"
+) -> Tensor:
+    """Whether a map ranks regions as the network does when each of them alone is taken away.
+
+    Spearman's rank correlation of the regions' summed relevance with `region_occlusion`. Unlike the
+    curves of region perturbation it asks about all regions alike, those that argue against the
+    class too, and about one region at a time.
+
+    Args:
+        heatmaps: (N, C, H, W), whose channels are summed, or (N, H, W).
+        falls: From `region_occlusion` with the same region size and edge.
+        region_size: Side of a region, in pixels.
+        edge: What happens at the edge.
+
+    Returns:
+        (N,) float64 from -1 to 1; 0 if either is the same for all regions.
+
+    Raises:
+        ValueError: The falls do not have the regions of these maps, or there is NaN or infinity.
+    """
+    maps = heatmaps.sum(dim=1) if heatmaps.ndim == 4 else heatmaps
+    regions = Regions(maps.shape[1], maps.shape[2], region_size, edge)
+    wanted = (len(maps), regions.rows, regions.columns)
+    if tuple(falls.shape) != wanted:
+        raise ValueError(
+            f"falls are {tuple(falls.shape)}, but maps of {maps.shape[1]} x {maps.shape[2]} pixels "
+            f"have regions {wanted}; give both the same region_size and edge"
+        )
+    return rank_correlation(regions.scores(maps).view(wanted), falls)

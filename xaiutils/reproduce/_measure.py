@@ -1,0 +1,160 @@
+"""``measure``: what can be said of single maps, without a curve.
+
+Whether a map ranks regions as the network does when each of them alone is replaced; how simple its
+picture is; and, where objects have boxes, whether it points at them. All methods explain the class
+that the network names, on the same images; boxes are asked about only where that class is right.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaiutils import attribution, data, evaluation, models
+from xaiutils.reproduce._explained import heatmap, image_set, inputs, weights
+from xaiutils.reproduce._options import (
+    chosen,
+    image_range,
+    names,
+    require_known,
+    require_positive,
+)
+from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._tables import interval, pair_row, write_table
+from xaiutils.reproduce._work import by_blocks, keep_plan
+
+_DATA = ("imagenet-sample", "tiny-imagenet", "photos")
+_RIGHT = "named rightly"
+_BLOCK = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """A block of images with what the measures need beside the maps."""
+
+    options: argparse.Namespace
+    classifier: models.Classifier
+    x: Tensor
+    target: Tensor
+    boxes: Tensor | None
+    first: int
+
+    @cached_property
+    def falls(self) -> Tensor:
+        """What each region alone is worth to the network, (N, rows, columns)."""
+        look = self.classifier.preprocess
+        return evaluation.region_occlusion(
+            self.classifier.module,
+            self.x,
+            self.target,
+            self.options.region_size,
+            evaluation.Uniform(look.low, look.high),
+            self.options.repeats,
+            seed=self.options.seed,
+            first_image=self.first,
+        )
+
+
+def _occlusion(maps: Tensor, block: _Images) -> Tensor:
+    return evaluation.occlusion_agreement(maps, block.falls, block.options.region_size)
+
+
+def _of_boxes(measure: Callable[[Tensor, Tensor], Tensor], maps: Tensor, block: _Images) -> Tensor:
+    assert block.boxes is not None  # checked before the run
+    return measure(maps, block.boxes)
+
+
+MEASURES: dict[str, Callable[[Tensor, _Images], Tensor]] = {
+    "occlusion": _occlusion,
+    "png": lambda maps, _: evaluation.png_size(maps).double(),
+    "entropy": lambda maps, _: evaluation.entropy(maps),
+    "energy": partial(_of_boxes, evaluation.energy_inside),
+    "pointing": partial(_of_boxes, evaluation.pointing_game),
+}
+"""A number for each map, by name; the last two need boxes."""
+_NEED_BOXES = ("energy", "pointing")
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``measure`` to the command line."""
+    measure = commands.add_parser("measure", help="occlusion, simplicity and boxes, map by map")
+    measure.add_argument("--work", type=Path, required=True, help="folder of the blocks")
+    measure.add_argument("--out", type=Path, required=True, help="tables begin with this path")
+    measure.add_argument("--model", required=True, help="a name of models.available_classifiers()")
+    measure.add_argument("--data", choices=_DATA, required=True)
+    measure.add_argument("--images", type=image_range, help="first:last[:stride]")
+    measure.add_argument("--methods", type=names, default=tuple(attribution.METHODS))
+    measure.add_argument("--measures", type=names, default=("occlusion", "png", "entropy"))
+    measure.add_argument("--region-size", type=int, default=16, help="of occlusion, in pixels")
+    measure.add_argument("--repeats", type=int, default=1, help="draws of the noise of occlusion")
+    measure.add_argument("--seed", type=int, default=0)
+    measure.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the blocks that are not there yet, then write the tables."""
+    require_known(options, methods=attribution.METHODS, measures=MEASURES)
+    require_positive(options, "region_size", "repeats")
+    classifier = models.load_classifier(options.model)
+    images = image_set(options.data, classifier)
+    if images.boxes is None and set(options.measures) & set(_NEED_BOXES):
+        raise SystemExit(f"{images.name} has no boxes, which {' and '.join(_NEED_BOXES)} need.")
+    numbers = chosen(images, options.images)
+    plan = {
+        "model": options.model,
+        "weights": weights(classifier.module, classifier.source),
+        "data": f"{images.name}, {numbers.start}:{numbers.stop}:{numbers.step} of {len(images)}",
+        "methods": list(options.methods),
+        "measures": list(options.measures),
+        "occlusion": [options.region_size, options.repeats, options.seed],
+    }
+    keep_plan(options.work, plan)
+    measured = partial(_measured, options, classifier, images)
+    found = by_blocks(options.work, numbers, _BLOCK, measured)
+    right = found.pop(_RIGHT)
+    _write(options.out, found, right)
+    record = provenance(command_line(), **plan, accuracy=round(right.double().mean().item(), 4))
+    write_json(options.out.with_name(f"{options.out.name}.json"), record)
+    return 0
+
+
+def _measured(
+    options: argparse.Namespace,
+    classifier: models.Classifier,
+    images: data.ImageSet,
+    numbers: range,
+) -> dict[str, Tensor]:
+    """Every measure of every method on a block, (N,) each by "measure/method"."""
+    x = inputs(images, classifier, numbers)
+    with torch.no_grad():
+        target = classifier.module(x).argmax(1)
+    boxes = None if images.boxes is None else images.boxes[list(numbers)]
+    block = _Images(options, classifier, x, target, boxes, numbers.start // numbers.step)
+    found = {_RIGHT: target == images.labels[list(numbers)]}
+    for name in options.methods:
+        maps = heatmap(name, classifier.module, x, target, options.seed + numbers.start)
+        for measure in options.measures:
+            found[f"{measure}/{name}"] = MEASURES[measure](maps, block)
+    return found
+
+
+def _write(out: Path, found: Mapping[str, Tensor], right: Tensor) -> None:
+    """Means with intervals, and all pairs of methods, by measure."""
+    groups = dict[str, dict[str, Tensor]]()
+    for key, values in found.items():
+        measure, method = key.split("/")
+        groups.setdefault(measure, {})[method] = values[right] if measure in _NEED_BOXES else values
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    for measure, methods in groups.items():
+        rows += [{"measure": measure, "method": m} | interval(v) for m, v in methods.items()]
+        if len(methods) > 1:
+            compared = evaluation.compare(methods)
+            pairs += [{"measure": measure} | pair_row(pair) for pair in compared]
+    write_table(out, "measures", rows)
+    write_table(out, "comparisons", pairs)
