@@ -73,4 +73,5 @@ def _inside(boxes: Tensor, pixels: Tensor) -> Tensor:
             f"{height} pixels; scale boxes as the images were scaled"
         )
     rows, columns = torch.arange(height), torch.arange(width)
-    return ((rows >= y0) & (rows <= y1))[:, :, None] & ((columns >= x0) & (columns <= x1))[:, None]
+    high, wide = (rows >= y0) & (rows <= y1), (columns >= x0) & (columns <= x1)
+    return torch.logical_and(high[:, :, None], wide[:, None])

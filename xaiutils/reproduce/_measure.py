@@ -117,6 +117,11 @@ def run(options: argparse.Namespace) -> int:
     measured = partial(_measured, options, classifier, images)
     found = by_blocks(options.work, numbers, _BLOCK, measured)
     right = found.pop(_RIGHT)
+    if set(options.measures) & set(_NEED_BOXES) and right.sum() < 2:
+        raise SystemExit(
+            f"{options.model} names {right.sum()} of {len(right)} images rightly: too few for the "
+            "measures of boxes. Give more --images, or a network that is trained."
+        )
     _write(options.out, found, right)
     record = provenance(command_line(), **plan, accuracy=round(right.double().mean().item(), 4))
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
