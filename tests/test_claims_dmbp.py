@@ -23,7 +23,7 @@ def write(folder, differences):
         for rival, d in zip(_dmbp._BESIDE, differences, strict=True)
     ]  # fmt: skip
     pd.DataFrame(report).to_csv(folder / f"{_dmbp._REPORT}-comparisons.csv", index=False)
-    write_single(folder, differences[1:])
+    write_single(folder, differences)
     write_oracles(folder, 0.2)
 
 
@@ -35,7 +35,7 @@ def write_single(folder, differences):
         for measure, sign in (("occlusion", -1), ("png", 1), ("energy", -1))
         for rival, d in zip(_dmbp._OTHERS, differences, strict=True)
     ]  # fmt: skip
-    for run in _dmbp._SINGLE.values():
+    for run in (*_dmbp._SINGLE.values(), *_dmbp._BLURRED.values()):
         pd.DataFrame(rows).to_csv(folder / f"{run}-comparisons.csv", index=False)
 
 
@@ -62,7 +62,7 @@ def write_oracles(folder, gap):
 )
 def test_differences_are_ours_minus_theirs(tmp_path, differences, verdict, sides):
     write(tmp_path, differences)
-    consistent, on_windows, alone, files, boxes, *_ = _dmbp.rows(tmp_path)
+    consistent, on_windows, alone, blurred, files, boxes, *_ = _dmbp.rows(tmp_path)
     networks = len(_dmbp._RUNS)
     assert [effect.mean for effect in consistent.effects] == list(differences) * networks
     assert all(e.low == e.mean - 1 and e.high == e.mean + 1 for e in consistent.effects)
@@ -72,8 +72,9 @@ def test_differences_are_ours_minus_theirs(tmp_path, differences, verdict, sides
     assert consistent.verdict == verdict
     assert [effect.mean for effect in on_windows.effects] == list(differences)
     assert (on_windows.verdict, on_windows.reason) == (verdict, reason.format(*sides))
-    for claim, tables in ((alone, _dmbp._SINGLE), (files, _dmbp._SINGLE), (boxes, _dmbp._BOXED)):
-        assert [effect.mean for effect in claim.effects] == list(differences[1:]) * len(tables)
+    everywhere = ((alone, _dmbp._SINGLE), (files, _dmbp._SINGLE))
+    for claim, runs in (*everywhere, (blurred, _dmbp._BLURRED), (boxes, _dmbp._BOXED)):
+        assert [effect.mean for effect in claim.effects] == list(differences) * len(runs)
         assert claim.verdict == verdict
 
 
@@ -81,7 +82,7 @@ def test_differences_are_ours_minus_theirs(tmp_path, differences, verdict, sides
 def test_oracles_are_judged_by_every_kind_of_network(tmp_path, gap, verdict):
     write(tmp_path, (2, 3, 4, 5))
     write_oracles(tmp_path, gap)
-    whole, parts, closed_form = _dmbp.rows(tmp_path)[5:]
+    whole, parts, closed_form = _dmbp.rows(tmp_path)[6:]
     assert [len(claim.effects) for claim in (whole, parts, closed_form)] == [2, 4, 1]
     for claim in (whole, parts, closed_form):
         assert claim.verdict == verdict

@@ -115,6 +115,20 @@ def test_a_second_start_measures_nothing_again(trained, tmp_path, monkeypatch):
         measure(tmp_path, "--seed=1")
 
 
+def test_reliability_is_that_of_another_draw(trained, tiny, tmp_path):
+    assert measure(tmp_path, "--reliability", "--measures=occlusion") == 0
+    network = models.load_classifier("tiny_resnet18")
+    x = network.batch(tiny.images[:6])
+    noise = evaluation.Uniform(network.preprocess.low, network.preprocess.high)
+    one, other = (
+        evaluation.region_occlusion(network.module, x, None, 16, noise, seed=seed)
+        for seed in (0, 1)
+    )
+    table = pd.read_csv(tmp_path / "maps-measures.csv").set_index("method")
+    expected = evaluation.rank_correlation(one, other).mean().item()
+    assert table.loc["(other noise)", "mean"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_boxes_are_asked_of_sets_that_have_them(tmp_path):
     options = ["--model=mnist_cnn", "--data=photos", "--measures=energy"]
     places = [f"--work={tmp_path / 'work'}", f"--out={tmp_path / 'maps'}"]

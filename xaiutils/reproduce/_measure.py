@@ -30,6 +30,7 @@ from xaiutils.reproduce._work import by_blocks, keep_plan
 
 _DATA = ("imagenet-sample", "tiny-imagenet", "photos")
 _RIGHT = "named rightly"
+OTHER_NOISE = "(other noise)"  # stands where a method would
 _BLOCK = 4
 
 
@@ -47,15 +48,29 @@ class _Images:
     @cached_property
     def falls(self) -> Tensor:
         """What each region alone is worth to the network, (N, rows, columns)."""
+        return self._falls(self.options.seed)
+
+    def reliability(self) -> Tensor:
+        """How alike the falls are if the noise is drawn anew: no map can be expected to do better.
+
+        Rank correlations (N,).
+        """
+        return evaluation.rank_correlation(self.falls, self._falls(self.options.seed + 1))
+
+    def _falls(self, seed: int) -> Tensor:
         look = self.classifier.preprocess
+        fills: dict[str, evaluation.Fill] = {
+            "uniform": evaluation.Uniform(look.low, look.high),
+            "blur": evaluation.Blur(),
+        }
         return evaluation.region_occlusion(
             self.classifier.module,
             self.x,
             self.target,
             self.options.region_size,
-            evaluation.Uniform(look.low, look.high),
+            fills[self.options.fill],
             self.options.repeats,
-            seed=self.options.seed,
+            seed=seed,
             first_image=self.first,
         )
 
@@ -91,7 +106,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     measure.add_argument("--methods", type=names, default=tuple(attribution.METHODS))
     measure.add_argument("--measures", type=names, default=("occlusion", "png", "entropy"))
     measure.add_argument("--region-size", type=int, default=14, help="of occlusion, in pixels")
+    measure.add_argument("--fill", choices=("uniform", "blur"), default="uniform")
     measure.add_argument("--repeats", type=int, default=1, help="draws of the noise of occlusion")
+    measure.add_argument("--reliability", action="store_true", help="occlude with other noise too")
     measure.add_argument("--seed", type=int, default=0)
     measure.set_defaults(run=run)
 
@@ -111,7 +128,8 @@ def run(options: argparse.Namespace) -> int:
         "data": f"{images.name}, {numbers.start}:{numbers.stop}:{numbers.step} of {len(images)}",
         "methods": list(options.methods),
         "measures": list(options.measures),
-        "occlusion": [options.region_size, options.repeats, options.seed],
+        "occlusion": [options.region_size, options.fill, options.repeats, options.seed],
+        "reliability": options.reliability,
     }
     keep_plan(options.work, plan)
     measured = partial(_measured, options, classifier, images)
@@ -141,6 +159,8 @@ def _measured(
     boxes = None if images.boxes is None else images.boxes[list(numbers)]
     block = _Images(options, classifier, x, target, boxes, numbers.start // numbers.step)
     found = {_RIGHT: target == images.labels[list(numbers)]}
+    if options.reliability:
+        found[f"occlusion/{OTHER_NOISE}"] = block.reliability()
     for name in options.methods:
         maps = heatmap(name, classifier.module, x, target, options.seed + numbers.start)
         for measure in options.measures:

@@ -1,6 +1,6 @@
 """The claims of Ruiz et al. 2021, as far as their abstract states them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -31,7 +31,11 @@ _SINGLE = {
     "VGG-11": "maps-tiny_vgg11_bn",
 }
 _BOXED = ("ResNet-18", "VGG-11")
-_OTHERS = ("input_x_gradient", "sensitivity", "lrp_epsilon_plus")
+_BLURRED = {
+    "SqueezeNet 1.1": "maps-squeezenet1_1-blur",
+    "EfficientNet-Lite0": "maps-efficientnet_lite0-blur",
+}
+_OTHERS = ("input_x_gradient", "sensitivity", "guided_backprop", "lrp_epsilon_plus")
 _REPORT = "dmbp-squeezenet1_1-report"
 _CHOSEN = "purity_window/positive"
 _BESIDE = ("greedy/positive", "input_x_gradient/map", "sensitivity/map", "lrp_epsilon_plus/map")
@@ -72,40 +76,45 @@ def _claim(statement: str, here: str, effects: Sequence[Effect]) -> Claim:
 
 def _single_maps(results: Path) -> list[Claim]:
     """What is measured map by map: occlusion of single regions, files, boxes."""
-    tables = {n: pd.read_csv(results / f"{run}-comparisons.csv") for n, run in _SINGLE.items()}
 
-    def beside(measure: str, words: str, networks: Sequence[str], turned: bool) -> list[Effect]:
-        return [
-            _difference(
-                tables[network][tables[network]["measure"] == measure],
-                *((rival, "dmbp") if turned else ("dmbp", rival)),
-                network,
-                words,
-            )
-            for network in networks
-            for rival in _OTHERS
-        ]
+    def beside(
+        measure: str, words: str, runs: Mapping[str, str], turned: bool = False
+    ) -> list[Effect]:
+        found = []
+        for network, run in runs.items():
+            table = pd.read_csv(results / f"{run}-comparisons.csv")
+            pairs = table[table["measure"] == measure]
+            for rival in _OTHERS:
+                order = (rival, "dmbp") if turned else ("dmbp", rival)
+                found.append(_difference(pairs, *order, network, words))
+        return found
 
-    everywhere = tuple(_SINGLE)
+    boxed = {network: _SINGLE[network] for network in _BOXED}
     return [
         _claim(
             "The same when one region alone is taken away",
             _NETWORKS
             + "Rank correlation over regions (14 x 14 pixels; 8 x 8 on Tiny ImageNet) of a map's "
             "sums with the falls of the logit when each region alone becomes noise.",
-            beside("occlusion", "rank correlation", everywhere, turned=False),
+            beside("occlusion", "rank correlation", _SINGLE),
+        ),
+        _claim(
+            "The same when one region alone is blurred",
+            "SqueezeNet and EfficientNet-Lite0 on images of the ImageNet sample. As in the entry "
+            "above, but each region alone is replaced by its blurred copy.",
+            beside("occlusion", "rank correlation", _BLURRED),
         ),
         _claim(
             "Its maps are easier to interpret: by the size of their files",
             _NETWORKS + "Readers were not asked. The map as a grey PNG file, the other's size "
             "minus ours, so that positive means that ours is simpler.",
-            beside("png", "bytes", everywhere, turned=True),
+            beside("png", "bytes", _SINGLE, turned=True),
         ),
         _claim(
             "Its maps are easier to interpret: by how much of them lies on the object",
             _NETWORKS + "Readers were not asked. Share of the positive relevance inside the "
             "object's box, images that the network names rightly.",
-            beside("energy", "share inside the box", _BOXED, turned=False),
+            beside("energy", "share inside the box", boxed),
         ),
     ]
 
