@@ -284,7 +284,7 @@ def test_the_command_stores_weights_with_their_record(name, few_images, tmp_path
     assert record["plan"]["epochs"] == 1
     assert record["data"]["train"]["images"] == record["error"]["images"]
     _, part = _train_autoencoder._PARTS[_train_autoencoder.RECIPES[name].data]()
-    images = _train_autoencoder._brightness(_train_autoencoder._bytes(part))
+    images = _train_autoencoder._brightness(_train_autoencoder.as_bytes(part))
     error = models.reconstruction_error(module, images).mean()
     assert record["error"]["test"] == pytest.approx(error.item(), abs=1e-6)
 
@@ -327,7 +327,7 @@ def test_stored_weights_reach_their_recorded_error_on_embedded_images(stored, di
 def test_stored_weights_reach_their_recorded_error_on_the_whole_test_part(stored):
     name, module, record = stored
     _, part = _train_autoencoder._PARTS[_train_autoencoder.RECIPES[name].data]()
-    images = _train_autoencoder._brightness(_train_autoencoder._bytes(part))
+    images = _train_autoencoder._brightness(_train_autoencoder.as_bytes(part))
     error = models.reconstruction_error(module, images).mean().item()
     assert error == pytest.approx(record["error"]["test"], rel=1e-3)
 
@@ -352,6 +352,6 @@ def test_the_record_of_an_unknown_name_is_an_error():
 def test_natural_images_are_reconstructed_better_than_by_their_own_mean_colour():
     module = models.load_autoencoder("natural_ae_64")
     photos = data.photos(size=64)
-    images = _train_autoencoder._brightness(_train_autoencoder._bytes(photos))
+    images = _train_autoencoder._brightness(_train_autoencoder.as_bytes(photos))
     plain = (images - images.mean(dim=(2, 3), keepdim=True)).square().mean()
     assert models.reconstruction_error(module, images).mean() < 0.5 * plain
