@@ -135,3 +135,11 @@ def test_results_are_found_from_anywhere(tmp_path, monkeypatch):
     here = results.folder()
     monkeypatch.chdir(tmp_path)
     assert results.folder() == here
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(2.1, "+2.10"), (-0.0357, "-0.0357"), (123.0, "+123"), (4704.4, "+4,704")]
+)
+def test_numbers_have_three_digits_and_no_powers_of_ten(value, shown):
+    effect = Effect("bytes", value, value - 0.5, value + 0.5, 9)
+    assert str(effect).startswith(f"{shown} [")

@@ -47,7 +47,9 @@ class Effect:
 
 
 def _three_digits(value: float) -> str:
-    """With a sign, and with the zeros at the end: +2.10."""
+    """With a sign, and with the zeros at the end: +2.10; from a thousand on whole: +4,704."""
+    if abs(value) >= 1000:
+        return f"{value:+,.0f}"
     return f"{value:+#.3g}".removesuffix(".")
 
 
