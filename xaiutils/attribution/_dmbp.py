@@ -232,7 +232,7 @@ def _optimised(network: Masked, search: _Search) -> tuple[Tensor, Tensor, Tensor
     best, best_mappings = masks, network.x.new_zeros(())
     losses: list[Tensor] = []
     for step in range(search.iterations + 1):
-        mappings, evidence = network.backward(masks)
+        mappings, evidence = network.backward(masks, keep=step < search.iterations)
         loss, slopes = search.objective.evaluate(evidence, network.whole)
         better = loss < torch.stack(losses).amin(0) if losses else torch.ones_like(loss).bool()
         losses.append(loss)

@@ -51,7 +51,7 @@ class Masked:
         self._start = start_signal(target, self._record.output)
         self._indices = {k: torch.cat([v, v]) for k, v in self._record.indices.items()}
         self._arrived: dict[int, Tensor] = {}
-        _, self.whole = self.backward(self.ones()[:1])
+        _, self.whole = self.backward(self.ones()[:1], keep=False)
 
     def ones(self) -> Tensor:
         """Return masks that leave everything as it is."""
@@ -73,16 +73,20 @@ class Masked:
     def _explained(self, output: Tensor) -> Tensor:
         return (output * self._start).double().flatten(1).sum(1)
 
-    def backward(self, masks: Tensor) -> tuple[Tensor, Evidence]:
+    def backward(self, masks: Tensor, keep: bool = True) -> tuple[Tensor, Evidence]:
         """Return the mappings J of each branch (B, N, ...) and the evidence in them.
 
-        The signals that arrive at the gates are kept until :meth:`mask_gradient` has used them.
+        Args:
+            masks: (B, N, F).
+            keep: Whether to keep the signals that arrive at the gates until :meth:`mask_gradient`
+                has used them. They need twice the memory of all activations.
         """
         given, filters = self._by_gate(masks), dict[int, Tensor]()
         self._arrived.clear()
 
         def inside(node: Node, signal: Tensor, value: Tensor) -> Tensor:
-            self._arrived[node.index] = signal
+            if keep:
+                self._arrived[node.index] = signal
             mask = given[node.index]
             if self._needs_filters:
                 filters[node.index] = mask * _over_space(signal * _reacting(node, value))

@@ -3,7 +3,7 @@
 A curve is one image, one repetition and one order; a job is one step of a curve. There are two ways
 to cut them. *Whole pictures*: the jobs of all curves stand in one row, a batch takes the next
 pictures of the row, whichever curves they belong to, and they are written into the same memory
-again and again. *Windows*: a batch takes one step of many curves at a time, and since each picture
+again and again. *Windows*: a batch takes consecutive steps of some curves, and since each picture
 differs from the one before in one region, the early layers are recomputed around it only.
 
 Either way the network runs as a traced graph with BatchNorm folded, if it can be traced.
@@ -11,9 +11,11 @@ Either way the network runs as a traced graph with BatchNorm folded, if it can b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -33,7 +35,7 @@ OUTPUTS = ("logit", "probability")
 # The fastest on a CPU with two cores: there a batch should fit into the cache. A GPU wants work.
 _VALUES_PER_BATCH = {"cpu": 2_500_000, "cuda": 50_000_000}
 _LARGEST_BATCH = {"cpu": 32, "cuda": 512}
-_LARGEST_WINDOWED_BATCH = 512  # a window of a small image is little work: many are needed
+_LARGEST_WINDOWED_BATCH = 1024  # a window of a small image is little work: many are needed
 _WORTHWHILE = 1.3  # windows must save so much by estimate, or whole pictures are taken
 
 
@@ -142,7 +144,7 @@ class Runner:
             return None
         regions = jobs.draws.regions
         plan = graph.Windows(network, regions.row_spans, regions.column_spans)
-        batch = min(len(jobs.curves), self._windowed_size(jobs.draws.x))
+        batch = min(len(jobs.curves) * jobs.steps, self._windowed_size(jobs.draws.x))
         return plan if self.windowed or plan.saving(batch, jobs.steps) >= _WORTHWHILE else None
 
     def _whole_pictures(self, network: Network, jobs: _Jobs, bar: tqdm[Any]) -> Tensor:
@@ -163,23 +165,26 @@ class Runner:
         """The same scores, what a step leaves as it was being kept from the step before."""
         x, columns = jobs.draws.x, jobs.draws.regions.columns
         size = self._windowed_size(x)
-        rows = torch.empty(len(jobs.curves), jobs.steps, device=x.device)
-        state: graph.Incremental | None = None
-        for first in range(0, len(jobs.curves), size):
-            together = _together(jobs, slice(first, first + size))
-            if state is None or state.x.shape != together.pictures.shape:
-                state = graph.Incremental(plan, together.pictures)
-            state.x.copy_(together.pictures)
-            state.restart()
-            for step in range(jobs.steps):
-                due = (together.ranks == step)[:, None]
-                torch.where(due, together.replacements, state.x, out=state.x)
-                regions = together.order[:, step]
+        rows = torch.empty(jobs.steps, len(jobs.curves), device=x.device)
+        drawn, state = _drawn(jobs), None
+        for curves in _parts(len(jobs.curves), max(1, size // jobs.steps)):
+            together = list(islice(drawn, curves.stop - curves.start))
+            images = torch.tensor([each.image for each in together])
+            steps = _parts(jobs.steps, max(1, size // len(together)))
+            if state is None or state.x.shape[1] != len(together):
+                state = graph.Incremental(plan, x[images], steps[0].stop)
+            else:
+                state.restart(x[images])
+            for part in steps:
+                regions = torch.stack([each.order[part] for each in together], dim=1)
+                for number, each in enumerate(together):
+                    each.write(part, out=state.x[: len(regions), number])
                 outputs = state.update(regions // columns, regions % columns)
-                part = slice(first, first + size)
-                rows[part, step] = self._read(outputs, together.images, jobs.targets)
+                numbers = images.repeat(len(regions)).to(x.device)
+                found = self._read(outputs, numbers, jobs.targets)
+                rows[part, curves] = found.view(regions.shape)
                 bar.update(len(outputs))
-        return rows.cpu()
+        return rows.T.cpu()
 
     def _read(self, outputs: Tensor, numbers: Tensor, targets: Tensor) -> Tensor:
         """One score for each picture: (B,) float32."""
@@ -205,27 +210,35 @@ class Runner:
         return max(1, min(_LARGEST_WINDOWED_BATCH, _VALUES_PER_BATCH[kind] // x[0].numel()))
 
 
-class _Together(NamedTuple):
-    """Curves that go forward step by step together: what to replace, with what, and when."""
+class _Drawn(NamedTuple):
+    """A curve: an image, what replaces its regions, and when."""
 
-    images: Tensor  # (B,) their numbers
-    pictures: Tensor  # (B, C, H, W)
-    replacements: Tensor  # (B, C, H, W)
-    ranks: Tensor  # (B, H, W) when each pixel is replaced
-    order: Tensor  # (B, count) the regions in their order
+    image: int
+    picture: Tensor  # (C, H, W)
+    replacement: Tensor  # (C, H, W)
+    ranks: Tensor  # (H, W) at which place each pixel is replaced
+    order: Tensor  # (count,) the regions in their order, on the CPU
+
+    def write(self, steps: slice, out: Tensor) -> None:
+        """Write the pictures after these steps, the first being number 0, to `out`."""
+        numbers = torch.arange(steps.start + 1, steps.stop + 1)
+        replaced(self.picture, self.replacement, self.ranks, numbers, out=out)
 
 
-def _together(jobs: _Jobs, part: slice) -> _Together:
-    draws, ways, curves = jobs.draws, jobs.ways, jobs.curves[part]
-    images = torch.tensor([curve.image for curve in curves])
-    drawn = {(c.image, c.repeat): draws.replacement(c.image, c.repeat) for c in curves}
-    return _Together(
-        images.to(draws.x.device),
-        draws.x[images],
-        torch.stack([drawn[c.image, c.repeat] for c in curves]),
-        torch.stack([ways[c.way].pixel_ranks(c.image, c.repeat) for c in curves]),
-        torch.stack([ways[c.way].region_order(c.image, c.repeat) for c in curves]),
-    )
+def _drawn(jobs: _Jobs) -> Iterator[_Drawn]:
+    """One curve after another; those of one image and repetition share what is drawn."""
+    for (image, repeat), curves in groupby(jobs.curves, key=lambda curve: curve[:2]):
+        replacement = jobs.draws.replacement(image, repeat)
+        for curve in curves:
+            way = jobs.ways[curve.way]
+            ranks, order = way.pixel_ranks(image, repeat), way.region_order(image, repeat)
+            yield _Drawn(image, jobs.draws.x[image], replacement, ranks, order)
+
+
+def _parts(length: int, most: int) -> list[slice]:
+    """Cut a length into equal parts of at most so many; the last one may be smaller."""
+    size = math.ceil(length / math.ceil(length / most))
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _folded(model: nn.Module, x: Tensor) -> Network:
@@ -254,17 +267,12 @@ def _batches(jobs: _Jobs, size: int, memory_format: torch.memory_format) -> Iter
     buffer = torch.empty(
         shape, dtype=draws.x.dtype, device=draws.x.device, memory_format=memory_format
     )
-    filled, drawn_for = 0, None
-    for image, repeat, way in jobs.curves:
-        if drawn_for != (image, repeat):
-            replacement, drawn_for = draws.replacement(image, repeat), (image, repeat)
-        ranks = jobs.ways[way].pixel_ranks(image, repeat)
+    filled = 0
+    for curve in _drawn(jobs):
         done = 0
         while done < steps:
             taken = min(steps - done, size - filled)
-            numbers = torch.arange(done + 1, done + taken + 1)
-            part = buffer[filled : filled + taken]
-            replaced(draws.x[image], replacement, ranks, numbers, out=part)
+            curve.write(slice(done, done + taken), out=buffer[filled : filled + taken])
             done, filled = done + taken, filled + taken
             if filled == size:
                 yield buffer

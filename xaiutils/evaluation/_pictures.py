@@ -90,7 +90,8 @@ class Perturbation:
 
     def region_order(self, image: int, repeat: int) -> Tensor:
         """The numbers of the regions in the order of their replacement, (count,) int64."""
-        return self._region_ranks(image, repeat).argsort()
+        ranks = self._region_ranks(image, repeat)
+        return torch.empty_like(ranks).scatter_(0, ranks, torch.arange(len(ranks)))
 
     def _region_ranks(self, image: int, repeat: int) -> Tensor:
         drawn = bool(self.at_random[image])

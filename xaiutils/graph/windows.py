@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xaiutils.graph import operations as ops
@@ -19,6 +22,7 @@ from xaiutils.graph.operations import Operation
 from xaiutils.graph.running import Graph, Node
 
 Span = tuple[int, int]
+Places = tuple[Tensor, Tensor]
 
 _LARGEST = 0.6  # of a layer: windows that cover more are not worth their overhead
 # What moving a number and handling a window cost, in multiplications, by rough measurement.
@@ -39,6 +43,12 @@ class Reach:
         low = (first + self.before - self.extent).div(self.stride, rounding_mode="floor") + 1
         high = (last + self.before).div(self.stride, rounding_mode="floor")
         return low.clamp(0, length - 1), high.clamp(0, length - 1)
+
+    def inputs(self, side: Side, length: int, outside: int) -> Tensor:
+        """The inputs that a window of outputs reads, (spans, inputs), `outside` for padding."""
+        number = (side.size - 1) * self.stride + self.extent
+        read = side.starts[:, None] * self.stride - self.before + torch.arange(number)
+        return torch.where((read >= 0) & (read < length), read, outside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +86,14 @@ class Window:
             that only pads.
         reaches: Where it reads, for the rows and the columns.
         sides: Its windows along the rows and the columns.
+        lengths: How many rows and columns its inputs have.
     """
 
     node: Node
     operation: Operation | None
     reaches: tuple[Reach, Reach]
     sides: tuple[Side, Side]
+    lengths: tuple[int, int]
 
     @property
     def share(self) -> float:
@@ -89,23 +101,34 @@ class Window:
         rows, columns = self.sides
         return (rows.size * columns.size) / (rows.length * columns.length)
 
-    @property
-    def patch(self) -> tuple[int, int]:
-        """Rows and columns of what the window reads."""
-        pairs = zip(self.sides, self.reaches, strict=True)
-        height, width = ((side.size - 1) * reach.stride + reach.extent for side, reach in pairs)
-        return height, width
+    @cached_property
+    def reads(self) -> Places:
+        """Which rows and columns of its inputs the window reads, for each span of the input.
 
-    def corner(self, spans: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Where the windows of a batch start, given the spans that changed: two tensors (B,)."""
-        top, left = (side.starts[span] for side, span in zip(self.sides, spans, strict=True))
-        return top, left
+        What lies outside is numbered like a row or column beyond the last: the first of these
+        stands for zeros, the second for minus infinity, which is the padding of a maximum.
+        """
+        beyond = isinstance(self.operation, ops.MaxPool)
+        rows, columns = (
+            reach.inputs(side, length, length + beyond)
+            for reach, side, length in zip(self.reaches, self.sides, self.lengths, strict=True)
+        )
+        return rows, columns
 
-    def reading(self, corner: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Where that which the windows read starts; outside the input, it is padding."""
-        pairs = zip(corner, self.reaches, strict=True)
-        top, left = (start * reach.stride - reach.before for start, reach in pairs)
-        return top, left
+    @cached_property
+    def writes(self) -> Places:
+        """Which rows and columns of its own output it is, likewise."""
+        rows, columns = (side.starts[:, None] + torch.arange(side.size) for side in self.sides)
+        return rows, columns
+
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The window (N, C, h, w), of what it reads; the first input may be overwritten."""
+        operation = self.operation
+        if operation is None:
+            return inputs[0]
+        if isinstance(operation, ops.Gate):
+            return operation.forward_(inputs[0])
+        return operation.forward(*inputs)
 
 
 class Windows:
@@ -138,7 +161,7 @@ class Windows:
         """How many times less work updates are than whole forward passes, by a rough count.
 
         Args:
-            batch: How many inputs are updated at a time; they share what each window costs.
+            batch: How many outputs are computed at a time; they share what each window costs.
             updates: How many follow each other; before the first stands one whole pass, the
                 restart, so that a single update saves nothing.
         """
@@ -157,7 +180,8 @@ class Windows:
                 continue
             read = [everywhere[source] for source in node.inputs]
             sides = _affected(read, reaches, node.shape)
-            window = Window(node, _unpadded(node.operation), reaches, sides)
+            lengths = read[0][0].length, read[0][1].length
+            window = Window(node, _unpadded(node.operation), reaches, sides, lengths)
             if window.share <= _LARGEST:
                 planned[node.index], everywhere[node.index] = window, sides
         return planned
@@ -169,102 +193,155 @@ class Windows:
 
 
 class Incremental:
-    """A batch of inputs that change little by little, and the network's outputs for them.
+    """The network's outputs for inputs that change little by little, some steps at a time.
+
+    Layer by layer, the windows of all these steps are computed at once: what a window reads lies in
+    the layer below, where all steps are known by then. No pixel of a layer is held twice; each step
+    knows where the latest value of every pixel stands. The memory is reserved once.
 
     Attributes:
-        x: The inputs (B, C, H, W), to be written to before each call of `restart` or `update`.
+        x: The inputs after each of S steps, (S, B, C, H, W), to be written to before `update`.
     """
 
-    def __init__(self, plan: Windows, x: Tensor) -> None:
-        """Reserve the memory for a batch of the shape, type and device of `x`."""
+    def __init__(self, plan: Windows, x: Tensor, steps: int) -> None:
+        """Begin with inputs `x` (B, C, H, W), to take at most so many steps at a time."""
         self._plan = plan
-        shapes = {index: plan.graph.nodes[index].shape for index in plan.kept}
-        self._memory = {index: _Memory(shape, x) for index, shape in shapes.items()}
-        self.x = self._memory[0].whole
+        self._inputs = _Inputs(x, steps)
+        self._memory = {
+            index: _Memory(plan.windows[index], x, steps) for index in plan.kept if index
+        }
+        self.x = self._inputs.whole
+        self.restart(x)
 
-    def restart(self) -> None:
-        """Remember what the early layers make of `x`."""
-        record = self._plan.graph.record(self.x, keep=self._plan.kept)
+    def restart(self, x: Tensor) -> None:
+        """Begin again with other inputs of the same shape."""
+        record = self._plan.graph.record(x, keep=self._plan.kept)
         for index, memory in self._memory.items():
-            if index:
-                memory.whole.copy_(record.value(index))
+            memory.begin(record.value(index))
 
     @torch.no_grad()
     def update(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the outputs after a change of `x`.
+        """Return the outputs (S * B, ...) for the inputs in ``self.x[:S]``.
+
+        Each must differ in one rectangle from the one before it, the first of them from the last
+        of the update before.
 
         Args:
-            rows: Which of the plan's spans of rows changed in each input, (B,) int64.
+            rows: Which of the plan's spans of rows changed, (S, B) int64 on the CPU.
             columns: The same for columns.
         """
+        spans = rows.flatten(), columns.flatten()
+        layers: dict[int, _Inputs | _Memory] = {0: self._inputs, **self._memory}
         patches: dict[int, Tensor] = {}
         for index, window in self._plan.windows.items():
-            corner = window.corner((rows, columns))
-            patch = self._compute(window, corner, patches)
+            places = _chosen(window.reads, spans)
+            inputs = [
+                patches.pop(source) if source in patches else layers[source].read(places)
+                for source in window.node.inputs
+            ]
+            patch = window.compute(inputs)
             if index in self._memory:
-                self._memory[index].write(corner, window, patch)
+                self._memory[index].write(_chosen(window.writes, spans), patch)
             else:
                 patches[index] = patch
-        return self._plan.graph.complete({i: self._memory[i].whole for i in self._plan.frontier})
-
-    def _compute(
-        self, window: Window, corner: tuple[Tensor, Tensor], patches: dict[int, Tensor]
-    ) -> Tensor:
-        operation = window.operation
-        start = window.reading(corner)
-        row = _MINUS_INFINITY if isinstance(operation, ops.MaxPool) else _ZERO
-        inputs = [
-            patches.pop(source)
-            if source in patches
-            else self._memory[source].read(start, window.patch, row)
-            for source in window.node.inputs
-        ]
-        if operation is None:
-            return inputs[0]
-        if isinstance(operation, ops.Gate):
-            return operation.forward_(inputs[0])
-        return operation.forward(*inputs)
+        known = {index: layers[index].outputs(len(rows)) for index in self._plan.frontier}
+        return self._plan.graph.complete(known)
 
 
-_ZERO, _MINUS_INFINITY = -2, -1
+def _chosen(places: Places, spans: Places) -> Places:
+    """Rows (N, h) and columns (N, w) of the windows of N spans."""
+    rows, columns = (of_all.index_select(0, n) for of_all, n in zip(places, spans, strict=True))
+    return rows, columns
 
 
-class _Memory:
-    """The outputs of a node for a batch: a row for each pixel, and two rows for what is outside."""
+def _flat(places: Places, grid: Tensor) -> Tensor:
+    """Places (N, h * w) in a grid (..., H + 2, W + 2), counted row by row."""
+    rows, columns = (of_side.to(grid.device) for of_side in places)
+    return (rows[:, :, None] * grid.shape[-1] + columns[:, None, :]).flatten(1)
 
-    def __init__(self, shape: tuple[int, ...], x: Tensor) -> None:
-        self.batch, (channels, self.height, self.width) = len(x), shape
-        self.rows = x.new_zeros(self.batch * self.height * self.width + 2, channels)
-        self.rows[_MINUS_INFINITY] = -torch.inf
+
+class _Inputs:
+    """The inputs at each step, with two more rows and columns: one of zeros, one of -infinity."""
+
+    def __init__(self, x: Tensor, steps: int) -> None:
+        self._padded = F.pad(x.new_zeros(steps, *x.shape), (0, 1, 0, 1))
+        self._padded = F.pad(self._padded, (0, 1, 0, 1), value=-torch.inf)
 
     @property
     def whole(self) -> Tensor:
-        """The outputs (B, C, H, W), in channels_last."""
-        pixels = self.rows[:_ZERO].view(self.batch, self.height, self.width, -1)
-        return pixels.permute(0, 3, 1, 2)
+        """The inputs, (S, B, C, H, W), to be written to."""
+        return self._padded[..., :-2, :-2]
 
-    def read(self, corner: tuple[Tensor, Tensor], size: tuple[int, int], outside: int) -> Tensor:
-        """A window of each output, (B, C, *size); `outside` is the row that stands for padding."""
-        places = self._places(corner, size, outside)
-        found = self.rows.index_select(0, places.flatten())
-        return found.view(*places.shape, -1).permute(0, 3, 1, 2)
+    def outputs(self, steps: int) -> Tensor:
+        """The inputs at the first steps, (steps * B, C, H, W)."""
+        return self.whole[:steps].flatten(0, 1)
 
-    def write(self, corner: tuple[Tensor, Tensor], window: Window, patch: Tensor) -> None:
-        """Replace a window of each output."""
-        rows, columns = window.sides
-        places = self._places(corner, (rows.size, columns.size), _ZERO)
-        self.rows.index_copy_(0, places.flatten(), patch.permute(0, 2, 3, 1).flatten(0, 2))
+    def read(self, places: Places) -> Tensor:
+        """A window of each input, (N, C, h, w)."""
+        where = _flat(places, self._padded)[:, None]
+        inputs = self._padded.flatten(0, 1)[: len(where)].flatten(2)
+        found = inputs.gather(2, where.expand(-1, inputs.shape[1], -1))
+        return found.view(*found.shape[:2], places[0].shape[1], -1)
 
-    def _places(self, corner: tuple[Tensor, Tensor], size: tuple[int, int], outside: int) -> Tensor:
-        """The rows of the pixels of each window, (B, *size)."""
-        device = self.rows.device
-        top, left = (start.to(device)[:, None] for start in corner)
-        down = (top + torch.arange(size[0], device=device))[:, :, None]
-        along = (left + torch.arange(size[1], device=device))[:, None, :]
-        images = torch.arange(self.batch, device=device)[:, None, None]
-        places = (images * self.height + down) * self.width + along
-        inside = (down >= 0) & (down < self.height) & (along >= 0) & (along < self.width)
-        return torch.where(inside, places, len(self.rows) + outside)
+
+class _Memory:
+    """The outputs of a node at each step: pixels, and for each step the number of each pixel.
+
+    First come two that stand for what is outside, then the pixels as they were before these steps,
+    then what each step computed anew, so that of a pixel's values the latest has the highest
+    number.
+    """
+
+    def __init__(self, window: Window, x: Tensor, steps: int) -> None:
+        channels, height, width = window.node.shape
+        before, area = len(x) * height * width, window.sides[0].size * window.sides[1].size
+        self._first_new = 2 + before
+        self._pixels = x.new_zeros(self._first_new + steps * len(x) * area, channels)
+        self._pixels[1] = -torch.inf
+        self._numbers = torch.arange(len(self._pixels), dtype=torch.int32, device=x.device)
+        settled = self._numbers[2 : self._first_new].view(len(x), height, width)
+        self._settled = F.pad(F.pad(settled, (0, 1, 0, 1)), (0, 1, 0, 1), value=1)
+        self._latest = self._settled.repeat(steps, 1, 1, 1)  # (S, B, H + 2, W + 2)
+        self._steps = 0
+
+    def begin(self, whole: Tensor) -> None:
+        """Take the outputs (B, C, H, W) before the first step."""
+        self._pixels[2 : self._first_new] = _pixels(whole)
+        self._steps = 0
+
+    def write(self, places: Places, patch: Tensor) -> None:
+        """Go on from the last step so far, and replace a window (S * B, C, h, w) at each."""
+        if self._steps:
+            last = self._latest[self._steps - 1, :, :-2, :-2].flatten()
+            self._pixels[2 : self._first_new] = self._pixels.index_select(0, last)
+        self._steps = len(patch) // len(self._settled)
+        latest, where = self._latest[: self._steps], _flat(places, self._latest)
+        latest.copy_(self._settled)
+        new = slice(self._first_new, self._first_new + where.numel())
+        self._pixels[new] = _pixels(patch)
+        latest.view(len(where), -1).scatter_(1, where, self._numbers[new].view(where.shape))
+        for before, after in pairwise(latest.unbind()):
+            torch.maximum(before, after, out=after)
+
+    def outputs(self, steps: int) -> Tensor:
+        """All outputs at the first steps, (steps * B, C, H, W)."""
+        inside = self._latest[:steps, ..., :-2, :-2].flatten(0, 1)
+        return self._images(inside, inside.shape[1])
+
+    def read(self, places: Places) -> Tensor:
+        """A window at each step, (S * B, C, h, w)."""
+        where = _flat(places, self._latest)
+        numbers = self._latest[: self._steps].view(len(where), -1).gather(1, where)
+        return self._images(numbers, places[0].shape[1])
+
+    def _images(self, numbers: Tensor, height: int) -> Tensor:
+        found = self._pixels.index_select(0, numbers.flatten())
+        return found.view(len(numbers), height, -1, found.shape[1]).permute(0, 3, 1, 2)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as rows of channels, (N * H * W, C)."""
+    return images.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _sides(
