@@ -18,25 +18,24 @@ def spans(side, size):
 
 
 def assert_updates_equal_whole_passes(network, x, size, steps=4, seed=0):
-    """Change a region of each input again and again, at places drawn by lot."""
-    traced = graph.trace(network, x)
-    rows, columns = spans(x.shape[2], size), spans(x.shape[3], size)
-    plan = graph.Windows(traced, rows, columns)
-    state = graph.Incremental(plan, x, steps)
+    """Replace some regions of each input, in an order drawn by lot, by what is drawn by lot."""
+    regions = evaluation.Regions(*x.shape[2:], size)
+    plan = graph.Windows(graph.trace(network, x), regions.row_spans, regions.column_spans)
     draw = torch.Generator().manual_seed(seed)
-    for together in (1, steps - 1):
-        row = torch.randint(len(rows), (together, len(x)), generator=draw)
-        column = torch.randint(len(columns), (together, len(x)), generator=draw)
-        whole = []
-        for step in range(together):
-            for n in range(len(x)):
-                r, c = rows[row[step, n]], columns[column[step, n]]
-                part = x[n, :, slice(*r), slice(*c)]
-                part.copy_(torch.randn(part.shape, generator=draw))
-            state.x[step] = x
-            whole.append(network(x).detach())
-        found = state.update(row, column)
-        torch.testing.assert_close(found, torch.cat(whole), rtol=1e-10, atol=1e-10)
+    ranks = torch.rand(len(x), regions.count, generator=draw).argsort()
+    order, when = ranks.argsort().T, ranks[:, regions.index]
+    y = torch.randn(x.shape, generator=draw, dtype=x.dtype)
+    whole = [network(torch.where(when[:, None] <= k, y, x)).detach() for k in range(steps)]
+    state = graph.Incremental(plan, x, len(x), steps - 1)
+    for inputs in (slice(None), slice(1), slice(None)):  # each time it must forget the time before
+        state.restart(x[inputs], y[inputs], when[inputs])
+        for part in (slice(0, 1), slice(1, steps)):
+            row, column = (
+                order[part, inputs] // regions.columns,
+                order[part, inputs] % regions.columns,
+            )
+            expected = torch.cat([outputs[inputs] for outputs in whole[part]])
+            torch.testing.assert_close(state.update(row, column), expected, rtol=1e-10, atol=1e-10)
     return plan
 
 

@@ -92,9 +92,9 @@ class Runner:
         """
         curves = _curves(ways, len(draws.x), repeats)
         with torch.no_grad(), _full_precision():
-            start, targets = self._unperturbed(draws.x)
-            jobs = _Jobs(draws, ways, curves, steps, targets)
             network = _folded(self.model, draws.x)
+            start, targets = self._unperturbed(network, draws.x)
+            jobs = _Jobs(draws, ways, curves, steps, targets)
             plan = self._window_plan(network, jobs)
             with tqdm(total=len(curves) * steps, unit="pictures", disable=not self.progress) as bar:
                 if plan is None:
@@ -109,12 +109,12 @@ class Runner:
         _check_finite(scores)
         return scores
 
-    def _unperturbed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _unperturbed(self, network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (N,) of the images as they are, and the position of each target in the output."""
         targets = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         found = []
         for numbers in torch.split(torch.arange(len(x), device=x.device), self._size(x)):
-            outputs = self.model(x[numbers])
+            outputs = network(x[numbers])
             if not callable(self.output):
                 targets[numbers] = self._targets(outputs, numbers, len(x))
             found.append(self._read(outputs, numbers, targets))
@@ -166,23 +166,20 @@ class Runner:
         x, columns = jobs.draws.x, jobs.draws.regions.columns
         size = self._windowed_size(x)
         rows = torch.empty(jobs.steps, len(jobs.curves), device=x.device)
-        drawn, state = _drawn(jobs), None
-        for curves in _parts(len(jobs.curves), max(1, size // jobs.steps)):
-            together = list(islice(drawn, curves.stop - curves.start))
-            images = torch.tensor([each.image for each in together])
-            steps = _parts(jobs.steps, max(1, size // len(together)))
-            if state is None or state.x.shape[1] != len(together):
-                state = graph.Incremental(plan, x[images], steps[0].stop)
-            else:
-                state.restart(x[images])
-            for part in steps:
-                regions = torch.stack([each.order[part] for each in together], dim=1)
-                for number, each in enumerate(together):
-                    each.write(part, out=state.x[: len(regions), number])
+        groups = _parts(len(jobs.curves), max(1, size // jobs.steps))
+        parts = _parts(jobs.steps, max(1, size // groups[0].stop))
+        state = graph.Incremental(plan, x, groups[0].stop, parts[0].stop)
+        drawn = _drawn(jobs)
+        for group in groups:
+            together = zip(*islice(drawn, group.stop - group.start), strict=True)
+            images, before, after, ranks, order = (torch.stack(each) for each in together)
+            state.restart(before, after, ranks)
+            for part in parts:
+                regions = order[:, part].T
                 outputs = state.update(regions // columns, regions % columns)
                 numbers = images.repeat(len(regions)).to(x.device)
                 found = self._read(outputs, numbers, jobs.targets)
-                rows[part, curves] = found.view(regions.shape)
+                rows[part, group] = found.view(regions.shape)
                 bar.update(len(outputs))
         return rows.T.cpu()
 
@@ -213,7 +210,7 @@ class Runner:
 class _Drawn(NamedTuple):
     """A curve: an image, what replaces its regions, and when."""
 
-    image: int
+    image: Tensor  # (), its number
     picture: Tensor  # (C, H, W)
     replacement: Tensor  # (C, H, W)
     ranks: Tensor  # (H, W) at which place each pixel is replaced
@@ -232,7 +229,7 @@ def _drawn(jobs: _Jobs) -> Iterator[_Drawn]:
         for curve in curves:
             way = jobs.ways[curve.way]
             ranks, order = way.pixel_ranks(image, repeat), way.region_order(image, repeat)
-            yield _Drawn(image, jobs.draws.x[image], replacement, ranks, order)
+            yield _Drawn(torch.tensor(image), jobs.draws.x[image], replacement, ranks, order)
 
 
 def _parts(length: int, most: int) -> list[slice]:

@@ -193,44 +193,43 @@ class Windows:
 
 
 class Incremental:
-    """The network's outputs for inputs that change little by little, some steps at a time.
+    """The network's outputs for inputs that change step by step, in one rectangle at each step.
 
-    Layer by layer, the windows of all these steps are computed at once: what a window reads lies in
-    the layer below, where all steps are known by then. No pixel of a layer is held twice; each step
-    knows where the latest value of every pixel stands. The memory is reserved once.
-
-    Attributes:
-        x: The inputs after each of S steps, (S, B, C, H, W), to be written to before `update`.
+    An input turns from x into y, each pixel at a step of its own. Layer by layer, the windows of
+    many steps are computed at once: what a window reads lies in the layer below, where all these
+    steps are known by then. No pixel of a layer is held twice; each step knows where the latest
+    value of every pixel stands. The memory is reserved once.
     """
 
-    def __init__(self, plan: Windows, x: Tensor, steps: int) -> None:
-        """Begin with inputs `x` (B, C, H, W), to take at most so many steps at a time."""
+    def __init__(self, plan: Windows, x: Tensor, batch: int, steps: int) -> None:
+        """Reserve memory for at most so many inputs like those in `x` and steps at a time."""
         self._plan = plan
-        self._inputs = _Inputs(x, steps)
-        self._memory = {
-            index: _Memory(plan.windows[index], x, steps) for index in plan.kept if index
-        }
-        self.x = self._inputs.whole
-        self.restart(x)
+        self._memory = {i: _Memory(plan.windows[i], x, batch, steps) for i in plan.kept if i}
 
-    def restart(self, x: Tensor) -> None:
-        """Begin again with other inputs of the same shape."""
+    def restart(self, x: Tensor, y: Tensor, when: Tensor) -> None:
+        """Go back to the start, with other inputs.
+
+        Args:
+            x: The inputs before the first step, (B, C, H, W).
+            y: What they turn into, likewise.
+            when: The step, counted from 0, at which each pixel is y and no longer x, (B, H, W).
+        """
         record = self._plan.graph.record(x, keep=self._plan.kept)
         for index, memory in self._memory.items():
             memory.begin(record.value(index))
+        self._inputs = _Inputs(x, y, when)
 
     @torch.no_grad()
     def update(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the outputs (S * B, ...) for the inputs in ``self.x[:S]``.
-
-        Each must differ in one rectangle from the one before it, the first of them from the last
-        of the update before.
+        """Return the outputs (S * B, ...) at the next S steps.
 
         Args:
-            rows: Which of the plan's spans of rows changed, (S, B) int64 on the CPU.
+            rows: In which of the plan's spans of rows the pixels of each step lie, (S, B) int64 on
+                the CPU.
             columns: The same for columns.
         """
         spans = rows.flatten(), columns.flatten()
+        self._inputs.advance(len(rows))
         layers: dict[int, _Inputs | _Memory] = {0: self._inputs, **self._memory}
         patches: dict[int, Tensor] = {}
         for index, window in self._plan.windows.items():
@@ -244,7 +243,7 @@ class Incremental:
                 self._memory[index].write(_chosen(window.writes, spans), patch)
             else:
                 patches[index] = patch
-        known = {index: layers[index].outputs(len(rows)) for index in self._plan.frontier}
+        known = {index: layers[index].outputs() for index in self._plan.frontier}
         return self._plan.graph.complete(known)
 
 
@@ -260,28 +259,41 @@ def _flat(places: Places, grid: Tensor) -> Tensor:
     return (rows[:, :, None] * grid.shape[-1] + columns[:, None, :]).flatten(1)
 
 
+def _framed(images: Tensor, zero: float = 0.0, infinity: float = -torch.inf) -> Tensor:
+    """Images with two more rows and columns for what is outside: of zeros, then of -infinity."""
+    return F.pad(F.pad(images, (0, 1, 0, 1), value=zero), (0, 1, 0, 1), value=infinity)
+
+
 class _Inputs:
-    """The inputs at each step, with two more rows and columns: one of zeros, one of -infinity."""
+    """The inputs at some steps, from what they turn into and when."""
 
-    def __init__(self, x: Tensor, steps: int) -> None:
-        self._padded = F.pad(x.new_zeros(steps, *x.shape), (0, 1, 0, 1))
-        self._padded = F.pad(self._padded, (0, 1, 0, 1), value=-torch.inf)
+    def __init__(self, x: Tensor, y: Tensor, when: Tensor) -> None:
+        self._before, self._after = _framed(x), _framed(y)
+        self._when = _framed(when[:, None], infinity=0)
+        self._steps = torch.arange(0)
 
-    @property
-    def whole(self) -> Tensor:
-        """The inputs, (S, B, C, H, W), to be written to."""
-        return self._padded[..., :-2, :-2]
-
-    def outputs(self, steps: int) -> Tensor:
-        """The inputs at the first steps, (steps * B, C, H, W)."""
-        return self.whole[:steps].flatten(0, 1)
+    def advance(self, steps: int) -> None:
+        """Go on to so many steps more."""
+        first = int(self._steps[-1]) + 1 if len(self._steps) else 0
+        self._steps = torch.arange(first, first + steps, device=self._when.device)
 
     def read(self, places: Places) -> Tensor:
-        """A window of each input, (N, C, h, w)."""
-        where = _flat(places, self._padded)[:, None]
-        inputs = self._padded.flatten(0, 1)[: len(where)].flatten(2)
-        found = inputs.gather(2, where.expand(-1, inputs.shape[1], -1))
-        return found.view(*found.shape[:2], places[0].shape[1], -1)
+        """A window at each step, (S * B, C, h, w)."""
+        where = _flat(places, self._when).view(len(self._steps), len(self._when), 1, -1)
+        due = _picked(self._when, where) <= self._steps[:, None, None, None]
+        found = torch.where(due, _picked(self._after, where), _picked(self._before, where))
+        return found.flatten(0, 1).view(len(places[0]), -1, places[0].shape[1], places[1].shape[1])
+
+    def outputs(self) -> Tensor:
+        """All of the inputs at each step, (S * B, C, H, W)."""
+        due = self._when <= self._steps[:, None, None, None, None]
+        return torch.where(due, self._after, self._before)[..., :-2, :-2].flatten(0, 1)
+
+
+def _picked(images: Tensor, where: Tensor) -> Tensor:
+    """Pixels of images (B, C, H, W) at places (S, B, 1, P): (S, B, C, P)."""
+    pixels = images.flatten(2).expand(len(where), -1, -1, -1)
+    return pixels.gather(3, where.expand(-1, -1, pixels.shape[2], -1))
 
 
 class _Memory:
@@ -292,22 +304,26 @@ class _Memory:
     number.
     """
 
-    def __init__(self, window: Window, x: Tensor, steps: int) -> None:
+    def __init__(self, window: Window, like: Tensor, batch: int, steps: int) -> None:
         channels, height, width = window.node.shape
-        before, area = len(x) * height * width, window.sides[0].size * window.sides[1].size
-        self._first_new = 2 + before
-        self._pixels = x.new_zeros(self._first_new + steps * len(x) * area, channels)
+        rows, columns = (side.size for side in window.sides)
+        pixels = 2 + batch * (height * width + steps * rows * columns)
+        self._pixels = like.new_zeros(pixels, channels)
         self._pixels[1] = -torch.inf
-        self._numbers = torch.arange(len(self._pixels), dtype=torch.int32, device=x.device)
-        settled = self._numbers[2 : self._first_new].view(len(x), height, width)
-        self._settled = F.pad(F.pad(settled, (0, 1, 0, 1)), (0, 1, 0, 1), value=1)
-        self._latest = self._settled.repeat(steps, 1, 1, 1)  # (S, B, H + 2, W + 2)
-        self._steps = 0
+        self._numbers = torch.arange(pixels, dtype=torch.int32, device=like.device)
+        places = steps * batch * (height + 2) * (width + 2)
+        self._reserved = torch.empty(places, dtype=torch.int32, device=like.device)
 
     def begin(self, whole: Tensor) -> None:
         """Take the outputs (B, C, H, W) before the first step."""
-        self._pixels[2 : self._first_new] = _pixels(whole)
-        self._steps = 0
+        pixels = _pixels(whole)
+        self._first_new, self._steps = 2 + len(pixels), 0
+        self._pixels[2 : self._first_new] = pixels
+        settled = self._numbers[2 : self._first_new].view(len(whole), *whole.shape[2:])
+        self._settled = _framed(settled, zero=0, infinity=1)  # (B, H + 2, W + 2)
+        most = len(self._reserved) // self._settled.numel()
+        latest = self._reserved[: most * self._settled.numel()]
+        self._latest = latest.view(most, *self._settled.shape)  # (S, B, H + 2, W + 2)
 
     def write(self, places: Places, patch: Tensor) -> None:
         """Go on from the last step so far, and replace a window (S * B, C, h, w) at each."""
@@ -323,9 +339,9 @@ class _Memory:
         for before, after in pairwise(latest.unbind()):
             torch.maximum(before, after, out=after)
 
-    def outputs(self, steps: int) -> Tensor:
-        """All outputs at the first steps, (steps * B, C, H, W)."""
-        inside = self._latest[:steps, ..., :-2, :-2].flatten(0, 1)
+    def outputs(self) -> Tensor:
+        """All outputs at each step, (S * B, C, H, W)."""
+        inside = self._latest[: self._steps, :, :-2, :-2].flatten(0, 1)
         return self._images(inside, inside.shape[1])
 
     def read(self, places: Places) -> Tensor:
