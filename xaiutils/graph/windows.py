@@ -205,6 +205,8 @@ class Incremental:
         """Reserve memory for at most so many inputs like those in `x` and steps at a time."""
         self._plan = plan
         self._memory = {i: _Memory(plan.windows[i], x, batch, steps) for i in plan.kept if i}
+        places = sum(memory.places for memory in self._memory.values())
+        self._reserved = torch.empty(steps * batch * places, dtype=torch.int32, device=x.device)
 
     def restart(self, x: Tensor, y: Tensor, when: Tensor) -> None:
         """Go back to the start, with other inputs.
@@ -230,6 +232,7 @@ class Incremental:
         """
         spans = rows.flatten(), columns.flatten()
         self._inputs.advance(len(rows))
+        self._locate(len(rows), spans)
         layers: dict[int, _Inputs | _Memory] = {0: self._inputs, **self._memory}
         patches: dict[int, Tensor] = {}
         for index, window in self._plan.windows.items():
@@ -240,11 +243,21 @@ class Incremental:
             ]
             patch = window.compute(inputs)
             if index in self._memory:
-                self._memory[index].write(_chosen(window.writes, spans), patch)
+                self._memory[index].write(patch)
             else:
                 patches[index] = patch
         known = {index: layers[index].outputs() for index in self._plan.frontier}
         return self._plan.graph.complete(known)
+
+    def _locate(self, steps: int, spans: Places) -> None:
+        """Find where every layer has the latest value of each pixel, at each of the next steps."""
+        sizes = [memory.advance() for memory in self._memory.values()]
+        latest = self._reserved[: steps * sum(sizes)].view(steps, -1)
+        parts = torch.split(latest, sizes, dim=1)
+        for (index, memory), part in zip(self._memory.items(), parts, strict=True):
+            memory.locate(part, _chosen(self._plan.windows[index].writes, spans))
+        for before, after in pairwise(latest.unbind()):
+            torch.maximum(before, after, out=after)
 
 
 def _chosen(places: Places, spans: Places) -> Places:
@@ -307,48 +320,53 @@ class _Memory:
     def __init__(self, window: Window, like: Tensor, batch: int, steps: int) -> None:
         channels, height, width = window.node.shape
         rows, columns = (side.size for side in window.sides)
+        self.places = (height + 2) * (width + 2)  # of each input: see `_framed`
         pixels = 2 + batch * (height * width + steps * rows * columns)
         self._pixels = like.new_zeros(pixels, channels)
         self._pixels[1] = -torch.inf
         self._numbers = torch.arange(pixels, dtype=torch.int32, device=like.device)
-        places = steps * batch * (height + 2) * (width + 2)
-        self._reserved = torch.empty(places, dtype=torch.int32, device=like.device)
 
     def begin(self, whole: Tensor) -> None:
         """Take the outputs (B, C, H, W) before the first step."""
         pixels = _pixels(whole)
-        self._first_new, self._steps = 2 + len(pixels), 0
+        self._first_new = 2 + len(pixels)
         self._pixels[2 : self._first_new] = pixels
         settled = self._numbers[2 : self._first_new].view(len(whole), *whole.shape[2:])
         self._settled = _framed(settled, zero=0, infinity=1)  # (B, H + 2, W + 2)
-        most = len(self._reserved) // self._settled.numel()
-        latest = self._reserved[: most * self._settled.numel()]
-        self._latest = latest.view(most, *self._settled.shape)  # (S, B, H + 2, W + 2)
+        self._latest = self._settled[None]  # (S, B, H + 2, W + 2)
 
-    def write(self, places: Places, patch: Tensor) -> None:
-        """Go on from the last step so far, and replace a window (S * B, C, h, w) at each."""
-        if self._steps:
-            last = self._latest[self._steps - 1, :, :-2, :-2].flatten()
-            self._pixels[2 : self._first_new] = self._pixels.index_select(0, last)
-        self._steps = len(patch) // len(self._settled)
-        latest, where = self._latest[: self._steps], _flat(places, self._latest)
-        latest.copy_(self._settled)
-        new = slice(self._first_new, self._first_new + where.numel())
-        self._pixels[new] = _pixels(patch)
-        latest.view(len(where), -1).scatter_(1, where, self._numbers[new].view(where.shape))
-        for before, after in pairwise(latest.unbind()):
-            torch.maximum(before, after, out=after)
+    def advance(self) -> int:
+        """Go on from the last of the steps so far; return how many places there are."""
+        last = self._latest[-1, :, :-2, :-2].flatten()
+        self._pixels[2 : self._first_new] = self._pixels.index_select(0, last)
+        return self._settled.numel()
 
-    def outputs(self) -> Tensor:
-        """All outputs at each step, (S * B, C, H, W)."""
-        inside = self._latest[: self._steps, :, :-2, :-2].flatten(0, 1)
-        return self._images(inside, inside.shape[1])
+    def locate(self, latest: Tensor, places: Places) -> None:
+        """Note in `latest` (S, B * places) what each of the next steps will compute anew."""
+        self._latest = latest.view(-1, *self._settled.shape)
+        self._latest.copy_(self._settled)
+        where = self._where(places)
+        self._new = slice(self._first_new, self._first_new + where.numel())
+        numbers = self._numbers[self._new].view(where.shape)
+        self._latest.flatten(2).scatter_(2, where, numbers)
+
+    def write(self, patch: Tensor) -> None:
+        """Keep what the steps computed, (S * B, C, h, w)."""
+        self._pixels[self._new] = _pixels(patch)
 
     def read(self, places: Places) -> Tensor:
         """A window at each step, (S * B, C, h, w)."""
-        where = _flat(places, self._latest)
-        numbers = self._latest[: self._steps].view(len(where), -1).gather(1, where)
-        return self._images(numbers, places[0].shape[1])
+        numbers = self._latest.flatten(2).gather(2, self._where(places))
+        return self._images(numbers.flatten(0, 1), places[0].shape[1])
+
+    def outputs(self) -> Tensor:
+        """All outputs at each step, (S * B, C, H, W)."""
+        inside = self._latest[..., :-2, :-2].flatten(0, 1)
+        return self._images(inside, inside.shape[1])
+
+    def _where(self, places: Places) -> Tensor:
+        """Places of `_latest`, (S, B, h * w)."""
+        return _flat(places, self._latest).view(*self._latest.shape[:2], -1)
 
     def _images(self, numbers: Tensor, height: int) -> Tensor:
         found = self._pixels.index_select(0, numbers.flatten())
