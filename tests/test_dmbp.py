@@ -117,7 +117,7 @@ def test_the_bias_is_what_zeroed_biases_take_away():
     network, x = random_network(1, batch_norm=False)
     for parameter in network.parameters():
         parameter.data.abs_()
-    bias = masked(network, x.abs()).bias()
+    bias = masked(network, x.abs()).bias
     expected = network(torch.zeros_like(x)).detach()[:, 0]
     torch.testing.assert_close(bias, expected)
 
@@ -207,7 +207,7 @@ def test_folding_batch_norm_changes_nothing(seed):
     torch.testing.assert_close(mappings, expected)
     for own, theirs in zip(evidence.filters, other.filters, strict=True):
         torch.testing.assert_close(own, theirs)
-    torch.testing.assert_close(folded.bias(), unfolded.bias())
+    torch.testing.assert_close(folded.bias, unfolded.bias)
 
 
 def test_relevance_of_filters_is_what_passes_their_masks():
@@ -287,6 +287,25 @@ def assert_gradient_is_autograds(network, x, objective, seed):
     expected_loss, expected = plain_gradient(*arguments)
     torch.testing.assert_close(loss, expected_loss)
     torch.testing.assert_close(found, expected)
+
+
+@few
+@given(seeds, st.booleans())
+def test_slopes_are_all_that_a_search_needs(seed, signed):
+    network, x = random_network(seed, signed=signed)
+    parts = masked(network, x, needs_filters=False)
+    masks = random_masks(parts)
+
+    def found():
+        mappings, evidence = parts.backward(masks)
+        return mappings, parts.mask_gradient(masks, Evidence(evidence.pixels.square()))
+
+    before = found()
+    parts.keep_slopes()
+    torch.testing.assert_close(found(), before)
+    for node in parts.gates:
+        one_byte = parts._record.value(node.index).dtype == torch.bool
+        assert one_byte or isinstance(node.operation, graph.LeakyReLU)
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -215,8 +215,8 @@ def _explain(traced: Graph, search: _Search, x: Tensor, target: Target) -> Disen
         mappings[0],
         mappings[1],
         {node.name: mask for node, mask in layers},
-        network.bias(),
-        network.output(),
+        network.bias,
+        network.output,
         history,
     )
 
@@ -228,6 +228,7 @@ def _optimised(network: Masked, search: _Search) -> tuple[Tensor, Tensor, Tensor
     step. Every image has masks, moments and a best iterate of its own.
     """
     masks = network.greedy() if search.start == "greedy" else network.ones()
+    network.keep_slopes()
     moments = _Moments(masks)
     best, best_mappings = masks, network.x.new_zeros(())
     losses: list[Tensor] = []

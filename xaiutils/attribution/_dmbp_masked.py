@@ -31,6 +31,8 @@ class Masked:
     Attributes:
         x: The images (N, ...).
         gates: The nodes whose filters are masked.
+        output: The explained output, (N,) float64.
+        bias: What the biases and the saturated activations contribute to it, (N,) float64.
         whole: The evidence of the unmasked network, one branch.
     """
 
@@ -51,6 +53,9 @@ class Masked:
         self._start = start_signal(target, self._record.output)
         self._indices = {k: torch.cat([v, v]) for k, v in self._record.indices.items()}
         self._arrived: dict[int, Tensor] = {}
+        self.output = self._explained(self._record.output)
+        nothing = torch.zeros_like(x)
+        self.bias = self._explained(traced.tangent(self._record, nothing, _with_offset, True))
         _, self.whole = self.backward(self.ones()[:1], keep=False)
 
     def ones(self) -> Tensor:
@@ -60,15 +65,6 @@ class Masked:
     def split(self, masks: Tensor) -> tuple[Tensor, ...]:
         """Return the masks of each gate."""
         return torch.split(masks, [node.shape[0] for node in self.gates], -1)
-
-    def output(self) -> Tensor:
-        """Return the explained output, (N,) float64."""
-        return self._explained(self._record.output)
-
-    def bias(self) -> Tensor:
-        """Return what the biases and the saturated activations contribute to it, (N,) float64."""
-        origin = torch.zeros_like(self.x)
-        return self._explained(self._traced.tangent(self._record, origin, _with_offset, True))
 
     def _explained(self, output: Tensor) -> Tensor:
         return (output * self._start).double().flatten(1).sum(1)
@@ -149,6 +145,18 @@ class Masked:
         self._back(BRANCHES, inside)
         return torch.cat([chosen[node.index] for node in self.gates], -1)
 
+    def keep_slopes(self) -> None:
+        """Keep of every activation only its slope, in one byte where it is 0 or 1.
+
+        That is all that a search needs, unless its objective judges filters; no more can be done
+        by `greedy` then.
+        """
+        for node in () if self._needs_filters else self.gates:
+            assert isinstance(node.operation, Gate)
+            slope = node.operation.slope(self._record.value(node.index))
+            if bool(((slope == 0) | (slope == 1)).all()):
+                self._record.values[node.index] = slope.bool()
+
     def _by_gate(self, masks: Tensor) -> dict[int, Tensor]:
         return {n.index: m for n, m in zip(self.gates, self.split(masks), strict=True)}
 
@@ -177,6 +185,8 @@ def _side_by_side(inside: _Inside) -> graph.GateRule:
 def _through(node: Node, signal: Tensor, value: Tensor) -> Tensor:
     """Return a new tensor: the signals (B, N, ...) times the slopes of the activations (N, ...)."""
     assert isinstance(node.operation, Gate)
+    if value.dtype == torch.bool:  # the slope itself
+        return signal * value
     return node.operation.backward(signal, value)
 
 
