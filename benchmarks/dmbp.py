@@ -23,11 +23,12 @@ iterations on large ones take long.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
+import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,9 @@ from xaiutils.reproduce._provenance import provenance, write_json
 ITERATIONS, RATE, START = 200, 0.1, 5.0
 TOLERANCE = 0.01
 TRIED = (2, 5, 10, 20, 40, 80)  # numbers of iterations
-_MMAP_THRESHOLD = -3  # glibc's number of the option: blocks as large are asked from the system
+# glibc then gives blocks back to the system as soon as they are freed, instead of keeping them for
+# later ones, which may not fit into the gaps.
+_FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
 
 
 def plain_mapping(
@@ -123,17 +126,25 @@ def ratio(memory: dict[str, float]) -> float:
     return memory["ours"] / memory["plain"] if memory["plain"] else float("nan")
 
 
-@contextlib.contextmanager
-def freed_at_once() -> Iterator[None]:
-    """Have the C library give freed blocks back to the system at once, where it is glibc.
+def peaks(name: str, kind: str, batch: int, size: int, iterations: int) -> dict[str, float]:
+    """Peak memory of both ways, in bytes: the plain way's of one iteration."""
+    torch.set_num_threads(1)
+    both = case(name, kind, batch, size)
+    masks = torch.full_like(both.parts.ones(), START).sigmoid()
+    ways = {"plain": lambda: both.plain(masks), "ours": lambda: both.ours(iterations)}
+    for way in ways.values():
+        way()  # what a first call prepares is not its memory
+    return {name: peak_memory(way) for name, way in ways.items()}
 
-    Usually it keeps them for the next blocks, which may not fit into the gaps, so that a process
-    grows by more than it holds at any time.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
-    set_option(_MMAP_THRESHOLD, 2**16)
-    yield
-    set_option(_MMAP_THRESHOLD, 2**25)
+
+def peaks_in_a_process(*arguments: object, **environment: str) -> dict[str, float]:
+    """The same in a process that begins with these settings of the C library."""
+    os.environ.update(environment)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(peaks, *arguments).result()
+    for name in environment:
+        del os.environ[name]
+    return found
 
 
 def objectives(size: int) -> dict[str, Objective]:
@@ -188,9 +199,9 @@ def measure(
         "ours": lambda: large.ours(iterations),
     }
     times = [{way: seconds(function) for way, function in ways.items()} for _ in range(repeats)]
-    memory = {way: peak_memory(function) for way, function in ways.items()}
-    with freed_at_once():
-        held = {way: peak_memory(function) for way, function in ways.items()}
+    arguments = (name, kind, batch, size, iterations)
+    memory = peaks_in_a_process(*arguments)
+    held = peaks_in_a_process(*arguments, **_FREED_AT_ONCE)
     return {
         "network": name,
         "images": batch,
