@@ -167,12 +167,18 @@ def test_a_figure_without_words_is_not_shown():
 
 def test_the_words_are_stored_beside_the_picture(monkeypatch):
     shown = {}
+    monkeypatch.setattr("xaiutils.plot._show.InteractiveShell.initialized", lambda: True)
     monkeypatch.setattr(
         "xaiutils.plot._show.display", lambda content, **kw: shown.update(kw, content=content)
     )
     plot.show(plot.heatmap(torch.zeros(2, 2)).figure, "nothing at all")
     assert shown["metadata"]["image/png"]["alt"] == "nothing at all"
     assert shown["content"]["image/png"].startswith(b"\x89PNG")
+
+
+def test_in_a_script_without_a_screen_the_words_are_printed(capsys):
+    plot.show(plot.heatmap(torch.zeros(2, 2)).figure, "nothing at all")
+    assert capsys.readouterr().out == "nothing at all\n"
 
 
 def test_a_saved_figure_is_whole(tmp_path):

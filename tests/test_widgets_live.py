@@ -100,13 +100,22 @@ def choose(explorer, label, value):
 
 
 def choose_and_wait(explorer, label, value, picture="svg.xai-chart"):
-    """Choose, and wait until a picture says in other words what it shows."""
+    """Choose, and wait until a picture says in other words what it shows, and all curves are in."""
     shown = explorer.locator(picture)
     before = shown.get_attribute("aria-label")
     choose(explorer, label, value)
     explorer.page.wait_for_function(
         "([node, before]) => node.getAttribute('aria-label') !== before",
         arg=[shown.element_handle(), before],
+    )
+    wait_for_all_curves(explorer)
+
+
+def wait_for_all_curves(explorer):
+    """The kernel sends them one by one, and the chart shows each as it comes."""
+    explorer.page.wait_for_function(
+        "node => node.closest('.xai-perturbation').dataset.known === 'true'",
+        arg=explorer.locator("svg.xai-chart").element_handle(),
     )
 
 
@@ -147,7 +156,7 @@ def test_what_is_known_stays_when_the_kernel_is_closed(explorer, lab, own):
     choose(explorer, "Region", "2")  # not known yet
     explorer.get_by_text("The kernel does not answer").wait_for()
     choose(explorer, "Region", "4")
-    explorer.locator("svg.xai-chart[aria-label*='ends at']").wait_for()
+    wait_for_all_curves(explorer)
     for name, score in expected_scores(own, "morf").items():
         assert last_scores(explorer)[name] == pytest.approx(score, abs=0.00501)
     explorer.get_by_role("slider").fill("3")

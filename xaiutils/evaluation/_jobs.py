@@ -92,9 +92,9 @@ class Runner:
         """
         curves = _curves(ways, len(draws.x), repeats)
         with torch.no_grad(), _full_precision():
-            network = _folded(self.model, draws.x)
-            start, targets = self._unperturbed(network, draws.x)
+            start, targets = self._unperturbed(draws.x)
             jobs = _Jobs(draws, ways, curves, steps, targets)
+            network = _folded(self.model, draws.x)
             plan = self._window_plan(network, jobs)
             with tqdm(total=len(curves) * steps, unit="pictures", disable=not self.progress) as bar:
                 if plan is None:
@@ -109,12 +109,15 @@ class Runner:
         _check_finite(scores)
         return scores
 
-    def _unperturbed(self, network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (N,) of the images as they are, and the position of each target in the output."""
+    def _unperturbed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (N,) of the images as they are, and the position of each target in the output.
+
+        By the user's own network, so that what is wrong with it comes to light.
+        """
         targets = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         found = []
         for numbers in torch.split(torch.arange(len(x), device=x.device), self._size(x)):
-            outputs = network(x[numbers])
+            outputs = self.model(x[numbers])
             if not callable(self.output):
                 targets[numbers] = self._targets(outputs, numbers, len(x))
             found.append(self._read(outputs, numbers, targets))

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
@@ -38,6 +39,8 @@ def alternative_text(figure: Figure) -> str:
 def show(figure: Figure, alt: str | None = None) -> None:
     """Display a figure in a notebook; its alternative text is stored beside the picture.
 
+    In a script it opens a window, where there is a screen for one, and prints the words.
+
     Args:
         figure: The figure; it is closed afterwards, so that it is not shown twice.
         alt: Its alternative text; may be omitted for a figure that already carries one.
@@ -50,8 +53,13 @@ def show(figure: Figure, alt: str | None = None) -> None:
     text = alternative_text(figure)
     if not text:
         raise ValueError("This figure has no alternative text: call show(figure, alt='...').")
-    content = {"image/png": png(figure), "text/plain": text}
-    display(content, metadata={"image/png": {"alt": text}}, raw=True)  # type: ignore[no-untyped-call]
+    if InteractiveShell.initialized():
+        content = {"image/png": png(figure), "text/plain": text}
+        display(content, metadata={"image/png": {"alt": text}}, raw=True)  # type: ignore[no-untyped-call]
+    else:
+        print(text)
+        if getattr(figure.canvas, "required_interactive_framework", None):
+            plt.show()
     plt.close(figure)
 
 
