@@ -112,6 +112,18 @@ def test_region_perturbation_in_windows_gives_the_same_scores(order, edge):
         torch.testing.assert_close(found.scores, whole.scores, rtol=1e-5, atol=1e-5)
 
 
+def test_no_more_inputs_and_steps_than_memory_was_reserved_for():
+    network, x = small("functional")
+    regions = evaluation.Regions(*x.shape[2:], 2)
+    plan = graph.Windows(graph.trace(network, x), regions.row_spans, regions.column_spans)
+    state, when = graph.Incremental(plan, x, 1, 2), regions.index.expand(len(x), -1, -1)
+    with pytest.raises(ValueError, match="reserved for 1"):
+        state.restart(x, x, when)
+    state.restart(x[:1], x[:1], when[:1])
+    with pytest.raises(ValueError, match="reserved for 2"):
+        state.update(torch.zeros(3, 1).long(), torch.zeros(3, 1).long())
+
+
 def test_a_network_that_cannot_be_traced_is_run_whole_or_refused():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten()).eval()
     x = torch.rand(2, 1, 12, 12)

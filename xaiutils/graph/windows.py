@@ -203,7 +203,7 @@ class Incremental:
 
     def __init__(self, plan: Windows, x: Tensor, batch: int, steps: int) -> None:
         """Reserve memory for at most so many inputs like those in `x` and steps at a time."""
-        self._plan = plan
+        self._plan, self._most = plan, (batch, steps)
         self._memory = {i: _Memory(plan.windows[i], x, batch, steps) for i in plan.kept if i}
         places = sum(memory.places for memory in self._memory.values())
         self._reserved = torch.empty(steps * batch * places, dtype=torch.int32, device=x.device)
@@ -215,7 +215,11 @@ class Incremental:
             x: The inputs before the first step, (B, C, H, W).
             y: What they turn into, likewise.
             when: The step, counted from 0, at which each pixel is y and no longer x, (B, H, W).
+
+        Raises:
+            ValueError: There are more inputs than memory was reserved for.
         """
+        self._check(0, len(x), "inputs")
         record = self._plan.graph.record(x, keep=self._plan.kept)
         for index, memory in self._memory.items():
             memory.begin(record.value(index))
@@ -229,7 +233,11 @@ class Incremental:
             rows: In which of the plan's spans of rows the pixels of each step lie, (S, B) int64 on
                 the CPU.
             columns: The same for columns.
+
+        Raises:
+            ValueError: There are more steps than memory was reserved for.
         """
+        self._check(1, len(rows), "steps")
         spans = rows.flatten(), columns.flatten()
         self._inputs.advance(len(rows))
         self._locate(len(rows), spans)
@@ -248,6 +256,10 @@ class Incremental:
                 patches[index] = patch
         known = {index: layers[index].outputs() for index in self._plan.frontier}
         return self._plan.graph.complete(known)
+
+    def _check(self, side: int, number: int, what: str) -> None:
+        if number > self._most[side]:
+            raise ValueError(f"{number} {what}, but memory is reserved for {self._most[side]}")
 
     def _locate(self, steps: int, spans: Places) -> None:
         """Find where every layer has the latest value of each pixel, at each of the next steps."""
