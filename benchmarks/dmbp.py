@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -126,27 +127,6 @@ def ratio(memory: dict[str, float]) -> float:
     return memory["ours"] / memory["plain"] if memory["plain"] else float("nan")
 
 
-def peaks(name: str, kind: str, batch: int, size: int, iterations: int) -> dict[str, float]:
-    """Peak memory of both ways, in bytes: the plain way's of one iteration."""
-    torch.set_num_threads(1)
-    both = case(name, kind, batch, size)
-    masks = torch.full_like(both.parts.ones(), START).sigmoid()
-    ways = {"plain": lambda: both.plain(masks), "ours": lambda: both.ours(iterations)}
-    for way in ways.values():
-        way()  # what a first call prepares is not its memory
-    return {name: peak_memory(way) for name, way in ways.items()}
-
-
-def peaks_in_a_process(*arguments: object, **environment: str) -> dict[str, float]:
-    """The same in a process that begins with these settings of the C library."""
-    os.environ.update(environment)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(peaks, *arguments).result()
-    for name in environment:
-        del os.environ[name]
-    return found
-
-
 def objectives(size: int) -> dict[str, Objective]:
     """What may be asked for, by name, for images of this side."""
     return {"windows": default_objective((3, size, size)), "pixels": Purity()}
@@ -168,9 +148,19 @@ class Case:
             self.network, self.x, self.targets, iterations, objective=self.objective
         )
 
-    def plain(self, masks: Tensor) -> Tensor:
-        """One gradient the plain way."""
-        return plain_gradient(self.network, self.x, self.targets, masks, self.parts, self.objective)
+    def plain(self) -> Tensor:
+        """One gradient the plain way, at the masks where it starts."""
+        arguments = (self.network, self.x, self.targets, self.start, self.parts, self.objective)
+        return plain_gradient(*arguments)
+
+    def ways(self, iterations: int) -> dict[str, Callable[[], object]]:
+        """One iteration of the plain way, and so many of ours."""
+        return {"plain": self.plain, "ours": lambda: self.ours(iterations)}
+
+    @property
+    def start(self) -> Tensor:
+        """The masks where the plain way starts."""
+        return torch.full_like(self.parts.ones(), START).sigmoid()
 
 
 def case(name: str, kind: str, batch: int, size: int) -> Case:
@@ -183,25 +173,44 @@ def case(name: str, kind: str, batch: int, size: int) -> Case:
     return Case(network, x, targets, parts, objectives(size)[kind])
 
 
+def peaks(threads: int, *arguments: object, iterations: int) -> dict[str, float]:
+    """Peak memory of both ways, in bytes: the plain way's of one iteration."""
+    torch.set_num_threads(threads)
+    ways = case(*arguments).ways(iterations)
+    for run in ways.values():
+        run()  # what a first call prepares is not its memory
+    return {way: peak_memory(run) for way, run in ways.items()}
+
+
+def peaks_in_a_process(
+    *arguments: object, iterations: int, freed_at_once: bool
+) -> dict[str, float]:
+    """The same in a process of its own, which begins with the settings of the C library."""
+    with (
+        mock.patch.dict(os.environ, _FREED_AT_ONCE if freed_at_once else {}),
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        return pool.submit(
+            peaks, torch.get_num_threads(), *arguments, iterations=iterations
+        ).result()
+
+
 def measure(
     name: str, kind: str, batch: int, size: int, equal_at: int, repeats: int
 ) -> dict[str, object]:
     """Compare both ways on one network by one objective."""
     small, large = (case(name, kind, batch, side) for side in (equal_at, size))
-    masks = torch.full_like(large.parts.ones(), START).sigmoid()
-    _, gradient = exact_gradient(large.parts, masks, large.objective)
-    plain = large.plain(masks)
+    _, gradient = exact_gradient(large.parts, large.start, large.objective)
+    plain = large.plain()
     torch.testing.assert_close(gradient, plain, rtol=1e-2, atol=1e-3 * float(plain.abs().max()))
     wanted = plain_search(small.parts, small.objective)
     iterations, reached = enough(small.ours, wanted)
-    ways: dict[str, Callable[[], object]] = {
-        "plain": lambda: large.plain(masks),
-        "ours": lambda: large.ours(iterations),
-    }
-    times = [{way: seconds(function) for way, function in ways.items()} for _ in range(repeats)]
-    arguments = (name, kind, batch, size, iterations)
-    memory = peaks_in_a_process(*arguments)
-    held = peaks_in_a_process(*arguments, **_FREED_AT_ONCE)
+    ways = large.ways(iterations)
+    times = [{way: seconds(run) for way, run in ways.items()} for _ in range(repeats)]
+    grown, held = (
+        peaks_in_a_process(name, kind, batch, size, iterations=iterations, freed_at_once=freed)
+        for freed in (False, True)
+    )
     return {
         "network": name,
         "images": batch,
@@ -215,8 +224,8 @@ def measure(
         "seconds_ours": statistics.median(t["ours"] for t in times),
         "held_ratio": ratio(held),
         "megabytes_held": held["ours"] / 2**20,
-        "memory_ratio": ratio(memory),
-        "megabytes_ours": memory["ours"] / 2**20,
+        "memory_ratio": ratio(grown),
+        "megabytes_ours": grown["ours"] / 2**20,
     }
 
 
