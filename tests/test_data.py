@@ -407,3 +407,65 @@ def test_import_and_embedded_data_stay_light():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+# Samples
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_samples_of_digits_hold_all_classes_and_share_none(split):
+    samples = [data.mnist(split, "embedded", per_class=7, sample=k) for k in range(3)]
+    for sample in samples:
+        assert sample.images.shape == (70, 1, 28, 28)
+        assert sample.labels.tolist() == list(range(10)) * 7
+    seen = {image.numpy().tobytes() for sample in samples for image in sample.images}
+    assert len(seen) == 210
+    first = data.mnist(split, "embedded")
+    assert torch.equal(samples[0].images, first.images[:70])
+
+
+def test_samples_of_digits_in_any_order_hold_all_classes(fabricated_mnist):
+    everything = data.mnist("test")
+    most = int(torch.bincount(everything.labels, minlength=10).min())
+    if most == 0:
+        with pytest.raises(ValueError, match="has 0 samples with 1 images of each class"):
+            data.mnist("test", per_class=1)
+    else:
+        chosen = data.mnist("test", per_class=most)
+        assert torch.bincount(chosen.labels).tolist() == [most] * 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"per_class": 0}, ValueError, "per_class must be at least 1"),
+        ({"per_class": 5.0}, TypeError, "per_class must be an int"),
+        ({"per_class": 5, "sample": -1}, ValueError, "sample must be at least 0"),
+        ({"per_class": 30, "sample": 3}, ValueError, "3 samples with 30 images of each class"),
+        ({"sample": 1}, ValueError, "Give per_class too"),
+    ],
+)
+def test_samples_that_are_not_there(arguments, error, message):
+    with pytest.raises(error, match=message):
+        data.mnist("test", "embedded", **arguments)
+
+
+def test_only_sets_in_memory_can_be_balanced():
+    with pytest.raises(TypeError, match="opens its images one by one"):
+        data.photos().balanced(1)
+
+
+def test_other_photographs_come_from_the_imagenet_sample(monkeypatch):
+    with pytest.raises(DataError):
+        data.photos(sample=1)
+    with pytest.raises(ValueError, match="1 to 166"):
+        data.photos(sample=167)
+    if FULL_DATA is None:
+        pytest.skip("XAIUTILS_DATA is not set")
+    monkeypatch.setenv("XAIUTILS_DATA", FULL_DATA)
+    samples = [data.photos(64, sample=k) for k in (0, 1, 2, 166)]
+    names = [name for sample in samples for name in sample.names]
+    assert len(set(names)) == 24
+    assert samples[1][samples[1].names[2]].label == int(samples[1].labels[2])
+    assert all("research" in credit.licence for credit in samples[3].credits)
+    assert {image.size for sample in samples for image in sample.images} == {(64, 64)}

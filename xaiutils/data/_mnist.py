@@ -23,7 +23,9 @@ EMBEDDED_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d
 PER_CLASS, PER_CLASS_TRAIN = 500, 400
 
 
-def mnist(split: str = "train", source: str = "auto") -> ImageSet:
+def mnist(
+    split: str = "train", source: str = "auto", *, per_class: int | None = None, sample: int = 0
+) -> ImageSet:
     """Handwritten digits, LeCun et al. 1998.
 
     The embedded part holds 400 ("train") and 100 ("test") digits of each class in the order 0, 1,
@@ -35,12 +37,16 @@ def mnist(split: str = "train", source: str = "auto") -> ImageSet:
     Args:
         split: "train" (60,000 images; embedded 4,000) or "test" (10,000; embedded 1,000).
         source: "auto", "env", "cache", "download" or "embedded"; see `xaiutils.data`.
+        per_class: Take only so many digits of each class; None takes all that there are.
+        sample: With `per_class`: which digits. Samples of one size share no digit.
 
     Returns:
-        Images as a float32 tensor (N, 1, 28, 28) in [0, 1], 1 being ink; labels (N,) int64.
+        Images as a float32 tensor (N, 1, 28, 28) in [0, 1], 1 being ink; labels (N,) int64. With
+        `per_class` the digits take turns: 0, 1, ..., 9, 0, 1, ...
 
     Raises:
-        ValueError: An unknown split or source.
+        ValueError: An unknown split or source; a `sample` without `per_class`, or one for which a
+            class has too few digits.
         DataError: A file is missing or damaged, or cannot be downloaded or stored.
     """
     _fetch.choose(split, PREFIX, "split")
@@ -52,13 +58,18 @@ def mnist(split: str = "train", source: str = "auto") -> ImageSet:
         image_file, label_file = (found.path / remote.path for remote in dataset.files)
         pixels = _read_idx(image_file, dataset.files[0].sha256, found).reshape(-1, 28, 28)
         labels = _read_idx(label_file, dataset.files[1].sha256, found)
-    return ImageSet(
+    digits = ImageSet(
         name=f"MNIST {split}",
         images=torch.from_numpy(pixels).unsqueeze(1).float().div_(255),
         labels=torch.from_numpy(labels).long(),
         categories=tuple("0123456789"),
         source=found,
     )
+    if per_class is not None:
+        return digits.balanced(per_class, sample)
+    if sample != 0:
+        raise ValueError(f"sample {sample} of how many digits? Give per_class too")
+    return digits
 
 
 def describe(split: str) -> _fetch.Dataset:

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+import torch
 from PIL import Image, ImageOps
 
 from xaiutils.data import _fetch
-from xaiutils.data._imagenet import imagenet_categories, imagenet_wnids
+from xaiutils.data._imagenet import (
+    describe,
+    imagenet_categories,
+    imagenet_sample,
+    imagenet_wnids,
+)
 from xaiutils.data._sets import ImageSet, Item, label_tensor, open_image
 
+IMAGENET_TERMS = "ImageNet: for non-commercial research and teaching, not to be redistributed"
 SOURCE = _fetch.Source("embedded", "embedded: photographs in scikit-image and scikit-learn")
 
 
@@ -23,8 +30,8 @@ class Credit:
         label: Index of its ImageNet class.
         licence: The terms under which it may be used.
         author: Who took it, or gave it.
-        package: The installed package that ships it.
-        file: Its path inside that package.
+        package: The installed package that ships it; "" for one of the ImageNet sample.
+        file: Its path inside that package, or in that sample.
         sha256: Its checksum: other bytes would give other outputs in the book.
     """
 
@@ -116,33 +123,64 @@ class Photos(ImageSet):
         return Item(self.images[index], int(self.labels[index]))
 
 
-def photos(size: int | None = None) -> Photos:
-    """Six photographs that the embedded EfficientNet-Lite0 names rightly.
+def photos(size: int | None = None, *, sample: int = 0) -> Photos:
+    """Six photographs that the embedded EfficientNet-Lite0 names rightly, or six others.
 
     They are the same on every machine: each file is compared with its checksum.
 
     Args:
         size: Give square copies of this many pixels a side, cut from the centre, for models of
             small input; None gives the photographs as they are.
+        sample: 0 for the six that are embedded. Each number from 1 to 166 stands for six others
+            out of `imagenet_sample`, drawn by lot once for all, which must be at hand; a network
+            need not name those rightly. What was seen on six photographs can be asked of others.
 
     Returns:
         PIL images in RGB ("camera" is a grey one); labels are indices of the 1000 ImageNet classes;
         `credits` has the licence and the author of each.
 
     Raises:
-        ValueError: `size` is not a positive whole number.
-        DataError: A package that ships them is missing, or its file is another one or damaged.
+        ValueError: `size` is not a positive whole number, or there is no such sample.
+        DataError: A package that ships them is missing, or its file is another one or damaged; the
+            ImageNet sample is not at hand.
     """
     if size is not None and (not isinstance(size, int) or size < 1):
         raise ValueError(f"size is {size!r}: give a positive whole number of pixels, or None")
+    if not isinstance(sample, int) or not 0 <= sample <= len(imagenet_wnids()) // len(CREDITS):
+        raise ValueError(f"sample is {sample!r}: give 0 for the embedded photographs, or 1 to 166")
+    credits, opened, source = _embedded() if sample == 0 else _others(sample)
     return Photos(
         name="photographs" if size is None else f"photographs, {size} x {size}",
-        images=tuple(_small(_open(credit), size) for credit in CREDITS),
-        labels=label_tensor([credit.label for credit in CREDITS]),
+        images=tuple(_small(image, size) for image in opened),
+        labels=label_tensor([credit.label for credit in credits]),
         categories=imagenet_categories(),
-        source=SOURCE,
+        source=source,
         wnids=imagenet_wnids(),
+        credits=credits,
     )
+
+
+_Found = tuple[tuple[Credit, ...], list[Image.Image], _fetch.Source]
+
+
+def _embedded() -> _Found:
+    return CREDITS, [_open(credit) for credit in CREDITS], SOURCE
+
+
+def _others(sample: int) -> _Found:
+    """Six pictures of the ImageNet sample, none of them in another sample."""
+    found = imagenet_sample()
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
+    chosen = order[(sample - 1) * len(CREDITS) : sample * len(CREDITS)]
+    files = list(describe().files)
+    credits = tuple(
+        Credit(
+            found.categories[i], i, IMAGENET_TERMS, "unknown", "", files[i].path, files[i].sha256
+        )
+        for i in chosen
+    )
+    opened: list[Image.Image] = [found.images[i] for i in chosen]
+    return credits, opened, found.source
 
 
 @cache

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Self, overload
 
 import torch
 from PIL import Image
@@ -64,6 +64,44 @@ class ImageSet(Dataset[Item | BoxedItem]):
         if self.boxes is None:
             return Item(image, label)
         return BoxedItem(image, label, self.boxes[index])
+
+    def balanced(self, per_class: int, sample: int = 0) -> Self:
+        """The same number of images of every class, taking turns through the classes.
+
+        Sample 0 holds the first `per_class` images of each class, sample 1 the next ones: samples
+        of one size share no image, so that what was found on one can be asked of another.
+
+        Args:
+            per_class: Images of each class, at least 1.
+            sample: Which of the samples, from 0.
+
+        Returns:
+            A set of ``per_class * len(categories)`` images; the first ones show one of each class.
+
+        Raises:
+            TypeError: The images are not a tensor, or a number is no int.
+            ValueError: A number is too small, or some class has too few images for it.
+        """
+        if not isinstance(self.images, Tensor):
+            raise TypeError(
+                f"{self.name} opens its images one by one; choose from `labels` instead"
+            )
+        for name, found, least in (("per_class", per_class, 1), ("sample", sample, 0)):
+            if not isinstance(found, int) or isinstance(found, bool):
+                raise TypeError(f"{name} must be an int, not {type(found).__name__}")
+            if found < least:
+                raise ValueError(f"{name} must be at least {least}, not {found}")
+        places = [(self.labels == label).nonzero()[:, 0] for label in range(len(self.categories))]
+        most = min(map(len, places)) // per_class
+        if sample >= most:
+            raise ValueError(
+                f"{self.name} ({self.source}) has {most} samples with {per_class} images of each "
+                f"class; sample {sample} is not there: take a smaller per_class or sample"
+            )
+        part = slice(sample * per_class, (sample + 1) * per_class)
+        chosen = torch.stack([place[part] for place in places], dim=1).flatten()
+        boxes = None if self.boxes is None else self.boxes[chosen]
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], boxes=boxes)
 
     def __repr__(self) -> str:
         size = f"{len(self)} images, {len(self.categories)} classes"

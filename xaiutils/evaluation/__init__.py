@@ -18,7 +18,7 @@ from xaiutils.evaluation._perturbation import (
     ConstantHeatmapWarning,
     region_perturbation,
 )
-from xaiutils.evaluation._regions import Regions, morf_ranks
+from xaiutils.evaluation._regions import Regions, count_ties, morf_ranks
 from xaiutils.evaluation._sanity import (
     Randomisation,
     map_similarity,
@@ -56,6 +56,7 @@ __all__ = [
     "as_picture",
     "bootstrap",
     "compare",
+    "count_ties",
     "energy_inside",
     "entropy",
     "expected_falls",

@@ -34,12 +34,21 @@ class Curves:
 
     @property
     def constant(self) -> Tensor:
-        """Heatmaps that are the same everywhere, so that the lot ordered their regions, (N,) bool.
+        """Heatmaps that score all regions alike, so that the lot alone ordered them, (N,) bool.
 
         All False for a random order, which asks no heatmap.
         """
-        at_random = self.perturbation.at_random
-        return torch.zeros_like(at_random) if self.order == "random" else at_random
+        constant = self.perturbation.constant
+        return torch.zeros_like(constant) if self.order == "random" else constant
+
+    @property
+    def tied(self) -> Tensor:
+        """How many regions share their score with others and were ordered by lot, (N,) int64.
+
+        0 for a random order, which asks no heatmap.
+        """
+        tied = self.perturbation.tied
+        return torch.zeros_like(tied) if self.order == "random" else tied
 
     def falls(self) -> Tensor:
         """f(x(0)) - f(x(k)), the mean over the repetitions: (N, L + 1) float64."""

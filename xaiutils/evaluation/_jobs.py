@@ -36,6 +36,7 @@ OUTPUTS = ("logit", "probability")
 _VALUES_PER_BATCH = {"cpu": 2_500_000, "cuda": 50_000_000}
 _LARGEST_BATCH = {"cpu": 32, "cuda": 512}
 _LARGEST_WINDOWED_BATCH = 1024  # a window of a small image is little work: many are needed
+_SLACK = 10  # times the root of the rounding error: 0.003 in float32, for two ways of computing
 _WORTHWHILE = 1.3  # windows must save so much by estimate, or whole pictures are taken
 
 
@@ -95,6 +96,7 @@ class Runner:
             start, targets = self._unperturbed(draws.x)
             jobs = _Jobs(draws, ways, curves, steps, targets)
             network = _folded(self.model, draws.x)
+            self._check_start(network, jobs, start)
             plan = self._window_plan(network, jobs)
             with tqdm(total=len(curves) * steps, unit="pictures", disable=not self.progress) as bar:
                 if plan is None:
@@ -122,6 +124,22 @@ class Runner:
                 targets[numbers] = self._targets(outputs, numbers, len(x))
             found.append(self._read(outputs, numbers, targets))
         return torch.cat(found).cpu(), targets
+
+    def _check_start(self, network: Network, jobs: _Jobs, start: Tensor) -> None:
+        """Hold the traced network, which scores the steps, against the user's own at step 0."""
+        if not isinstance(network, graph.Graph):
+            return
+        x = jobs.draws.x[: self._size(jobs.draws.x)]
+        outputs = network(x)
+        found = self._read(outputs, torch.arange(len(x), device=x.device), jobs.targets).cpu()
+        wanted = start[: len(x)]
+        slack = _SLACK * torch.finfo(outputs.dtype).eps ** 0.5 * (1 + wanted.abs().max())
+        worst = int((found - wanted).abs().argmax())
+        if not bool((found - wanted).abs()[worst] <= slack) and bool(wanted.isfinite().all()):
+            raise graph.TraceError(
+                f"for image {worst} the traced network gives {found[worst]:.6g} and the model "
+                f"{wanted[worst]:.6g}: does it draw at random, or keep something between calls?"
+            )
 
     def _targets(self, outputs: Tensor, numbers: Tensor, images: int) -> Tensor:
         if self.output == "probability" and outputs.ndim != 2:

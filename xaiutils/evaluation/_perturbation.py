@@ -15,7 +15,7 @@ from xaiutils.evaluation._curves import Curves
 from xaiutils.evaluation._fills import FILLS, Fill
 from xaiutils.evaluation._jobs import OUTPUTS, Output, Runner
 from xaiutils.evaluation._pictures import Draws, Perturbation
-from xaiutils.evaluation._regions import EDGES, REDUCTIONS, Edge, Reduce, Regions, morf_ranks
+from xaiutils.evaluation._regions import EDGES, REDUCTIONS, Edge, Reduce, Regions
 
 Order = Literal["morf", "lerf", "random"]
 FillName = Literal["uniform", "dirichlet", "constant", "blur"]
@@ -24,7 +24,7 @@ ORDERS = ("morf", "lerf", "random")
 
 
 class ConstantHeatmapWarning(UserWarning):
-    """A heatmap that is the same everywhere ranks nothing; its regions were ordered by lot."""
+    """A heatmap that scores all regions alike ranks nothing; the lot alone ordered them."""
 
 
 @overload
@@ -73,12 +73,14 @@ def region_perturbation(
 
     Samek et al. 2017, eqs 8 to 10 and 12: x(0) = x, and x(k) is x(k-1) with its k-th region
     replaced. MoRF takes the most relevant region first. LeRF is the whole MoRF order read from its
-    end, whatever the number of steps. Regions of equal score stand in the MoRF order row by row.
+    end, whatever the number of steps. Regions of equal score are ordered by lot, anew in each
+    repetition, and `Curves.tied` counts them: row by row, a map that is zero on an empty page would
+    be judged by the layout of the page.
 
     What is drawn, the fill and the random orders, depends on the seed, the image's number and the
     repetition alone. So two heatmaps, two orders, or a heatmap and chance meet the same noise, and
-    the scores do not depend on the batch size, the device (beyond rounding), or on the other
-    images.
+    the scores do not depend on the batch size or the device (beyond rounding). They depend on the
+    other images only if `fill` is the name "uniform" or "constant", which look at all of `x`.
 
     MoRF with uniform noise can be blind. On EfficientNet-Lite0 and six photographs we measured no
     gain over a random order even for an order found by occlusion: scattered noise alone hurts a
@@ -102,8 +104,8 @@ def region_perturbation(
             called with one image (1, C, H, W) on the CPU at a time. A replacement is drawn once
             for each repetition and serves all steps. The names take range and mean from `x`: to
             evaluate a part of a data set, give the classes the values of the whole.
-        repeats: How often everything random is drawn; 10 in the paper. If nothing is, the network
-            runs once and the repetitions are equal.
+        repeats: How often everything random is drawn; 10 in the paper. If nothing is (a fixed
+            fill, and no ties), the network runs once and the repetitions are equal.
         output: "logit", "probability" (softmax), or ``output(outputs, images)`` that maps the
             network's outputs (B, ...) and the numbers (B,) int64 of the images in `x` that they
             belong to to scores (B,). For an autoencoder this can be the distance to the
@@ -133,8 +135,8 @@ def region_perturbation(
         FloatingPointError: The network's output is NaN or infinite.
 
     Warns:
-        ConstantHeatmapWarning: Some heatmaps are the same everywhere. Their regions are ordered by
-            lot; `Curves.constant` tells which they are.
+        ConstantHeatmapWarning: Some heatmaps score all regions alike. The lot alone orders those;
+            `Curves.constant` tells which they are.
     """
     graph.check_model(model)
     graph.check_input(model, x)
@@ -187,18 +189,18 @@ def _fill(fill: FillName | Fill, x: Tensor) -> Fill:
 def _way(
     name: str, maps: Tensor | None, order: Order, region_score: Reduce, draws: Draws
 ) -> Perturbation:
-    """The order that one method's heatmaps give, and which images it leaves to the lot."""
-    number, count = len(draws.x), draws.regions.count
-    if order == "random":
-        ranks = torch.zeros(number, count, dtype=torch.int64)
-        return Perturbation(draws, ranks, at_random=torch.ones(number, dtype=torch.bool))
+    """The order that one method's heatmaps give."""
+    if order == "random":  # nothing is known of any region
+        return Perturbation(draws, torch.zeros(len(draws.x), draws.regions.count))
     label = f"heatmaps[{name!r}]" if name else "heatmaps"
     flat = _summed(label, maps, draws.x)
-    ranks = morf_ranks(draws.regions.scores(flat, region_score))
-    constant = flat.flatten(1).amax(dim=1) == flat.flatten(1).amin(dim=1)
-    if constant.any():
-        _warn_constant(label, constant)
-    return Perturbation(draws, ranks if order == "morf" else count - 1 - ranks, constant)
+    scores = draws.regions.scores(flat, region_score)
+    # The sum over a narrow region at the edge would rank even a map that is the same everywhere.
+    scores[flat.flatten(1).amax(dim=1) == flat.flatten(1).amin(dim=1)] = 0
+    way = Perturbation(draws, scores, order == "lerf")
+    if way.constant.any():
+        _warn_constant(label, way.constant)
+    return way
 
 
 def _summed(label: str, maps: Tensor | None, x: Tensor) -> Tensor:
@@ -228,8 +230,8 @@ def _summed(label: str, maps: Tensor | None, x: Tensor) -> Tensor:
 
 def _warn_constant(label: str, constant: Tensor) -> None:
     warnings.warn(
-        f"{label}: {int(constant.sum())} of {len(constant)} are the same everywhere; their regions "
-        "are ordered by lot",
+        f"{label}: {int(constant.sum())} of {len(constant)} score all regions alike; the lot "
+        "alone orders them",
         ConstantHeatmapWarning,
         stacklevel=4,
     )

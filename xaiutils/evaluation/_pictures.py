@@ -7,13 +7,14 @@ the method, the order, the batch size or the device, and not on which other imag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xaiutils.evaluation._fills import Fill
-from xaiutils.evaluation._regions import Regions
+from xaiutils.evaluation._regions import Regions, count_ties, morf_ranks
 
 _PURPOSES = ("fill", "order")
 
@@ -67,17 +68,29 @@ class Perturbation:
 
     Attributes:
         draws: What all orders share.
-        ranks: The place of each region in the order, (N, count) int64, on the CPU.
-        at_random: (N,) bool; images whose order is drawn by lot, anew in each repetition.
+        scores: What the regions are ordered by, (N, count) float64, on the CPU. Equal scores are
+            ordered by lot, anew in each repetition; where all are equal, the lot decides alone.
+        least_first: Whether the order is read from its end.
     """
 
     draws: Draws
-    ranks: Tensor
-    at_random: Tensor
+    scores: Tensor
+    least_first: bool = False
+
+    @cached_property
+    def tied(self) -> Tensor:
+        """How many regions of each image the lot has a say in, (N,) int64."""
+        return count_ties(self.scores)
+
+    @property
+    def constant(self) -> Tensor:
+        """Whether all regions of an image, if there are several, score alike: (N,) bool."""
+        alike = (self.scores == self.scores[:, :1]).all(dim=1)
+        return alike & (self.scores.shape[1] > 1)
 
     def is_random(self, image: int) -> bool:
         """Whether repetitions of this image differ from each other."""
-        return bool(self.at_random[image]) or getattr(self.draws.fill, "random", True)
+        return bool(self.tied[image]) or getattr(self.draws.fill, "random", True)
 
     def pixel_ranks(self, image: int, repeat: int) -> Tensor:
         """At which place each pixel is replaced, (H, W) int64, on the device of the images.
@@ -94,8 +107,10 @@ class Perturbation:
         return torch.empty_like(ranks).scatter_(0, ranks, torch.arange(len(ranks)))
 
     def _region_ranks(self, image: int, repeat: int) -> Tensor:
-        drawn = bool(self.at_random[image])
-        return self.draws.random_ranks(image, repeat) if drawn else self.ranks[image]
+        scores = self.scores[image : image + 1]
+        lot = self.draws.random_ranks(image, repeat) if self.tied[image] else None
+        ranks = morf_ranks(scores, lot)[0]
+        return len(ranks) - 1 - ranks if self.least_first else ranks
 
     def pictures(self, image: int, repeat: int, steps: Tensor) -> Tensor:
         """One image after some numbers of replaced regions: steps (K,) give (K, C, H, W)."""
