@@ -59,6 +59,49 @@ def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
     assert 178 <= covered <= 199  # 95 % of 200 is 190
 
 
+def test_with_six_images_the_bootstrap_interval_is_too_short():
+    draw = torch.Generator().manual_seed(4)
+    intervals = [
+        evaluation.bootstrap(torch.randn(6, generator=draw), resamples=500, seed=i)
+        for i in range(400)
+    ]
+    assert 0.80 <= sum(i.low <= 0 <= i.high for i in intervals) / 400 <= 0.90
+
+
+def test_equivalence_equals_both_one_sided_tests_over_all_sign_patterns():
+    differences = torch.tensor([0.3, -0.2, 0.1, 0.4, -0.1, 0.2, 0.05, -0.3]).double()
+    patterns = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=8))).double()
+    both = (differences + 0.3, 0.3 - differences)
+    exact = max(((patterns @ side) >= side.sum() - 1e-9).double().mean().item() for side in both)
+    found = evaluation.equivalence(differences, 0.3, resamples=40_000)
+    assert found == pytest.approx(exact, abs=0.005)
+    assert found == evaluation.equivalence(-differences, 0.3, resamples=40_000)
+
+
+def test_equivalence_is_shown_by_small_differences_and_by_nothing_else():
+    draw = torch.Generator().manual_seed(5)
+    noise = torch.randn(100, generator=draw)
+    noise -= noise.mean()
+    assert evaluation.equivalence(noise, margin=0.5) < 0.001
+    assert evaluation.equivalence(noise, margin=0.05) > 0.05  # the margin is a half error wide
+    assert evaluation.sign_flip(noise) > 0.05  # no difference is shown either
+    for shift in (0.5, -0.5, 50.0):  # at the margin and beyond it
+        assert evaluation.equivalence(noise + shift, margin=0.5) > 0.05
+
+
+def test_equivalence_at_the_margin_is_claimed_at_most_as_often_as_it_says():
+    draw = torch.Generator().manual_seed(6)
+    samples = 0.4 + torch.randn(300, 40, generator=draw)
+    wrong = sum(evaluation.equivalence(s, 0.4, resamples=400, seed=1) < 0.05 for s in samples)
+    assert wrong <= 26  # 5 % of 300 is 15, three standard errors more are 26
+
+
+@pytest.mark.parametrize("margin", [0, -1, float("nan"), float("inf")])
+def test_a_margin_is_a_positive_number(margin):
+    with pytest.raises(ValueError, match="margin must be a positive number"):
+        evaluation.equivalence(torch.arange(3.0), margin)
+
+
 def test_methods_are_compared_in_pairs_on_the_same_images():
     draw = torch.Generator().manual_seed(2)
     difficulty = 10 * torch.randn(50, generator=draw)  # shared by all methods, hence no matter
@@ -92,6 +135,8 @@ def test_bad_values_are_refused(values, words):
         evaluation.bootstrap(values)
     with pytest.raises(ValueError, match=words):
         evaluation.sign_flip(values)
+    with pytest.raises(ValueError, match=words):
+        evaluation.equivalence(values, 1.0)
 
 
 def test_bad_comparisons_are_refused():

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import _grad_lam
-from xaiutils.reproduce._claims import _grad_lam as claims
 
 SETTINGS = [
     "--model=mnist_ae_16",
@@ -144,26 +143,3 @@ def test_bad_options_are_refused_before_any_work(tmp_path):
         with pytest.raises(SystemExit, match=words):
             run(tmp_path / "work", tmp_path / "out", option)
     assert not (tmp_path / "work").exists()
-
-
-def test_claims_come_from_the_tables(tmp_path):
-    """One comparison is lost and the others are won: a claim holds only if all are."""
-    pairs = [
-        ("reconstruction", fill, "jacobian-abs-pooled", rival, 2.0, 1.0, 3.0, 9)
-        for fill in ("constant", "uniform", "blur")
-        for rival in ("random", "contrast", "uniform-abs-pooled")
-    ]
-    columns = ["output", "fill", "first", "second", "difference", "low", "high", "images"]
-    rows = pd.DataFrame(pairs, columns=columns)
-    lost = (rows.fill == "uniform") & (rows.second == "random")
-    for data_set in ("mnist", "natural"):
-        rows.to_csv(tmp_path / f"grad-lam-{data_set}-comparisons.csv", index=False)
-        rows.to_csv(tmp_path / f"grad-lam-{data_set}-planned.csv", index=False)
-    assert [claim.verdict for claim in claims.rows(tmp_path)] == ["confirmed"] * 3
-    rows.loc[lost, ["difference", "low", "high"]] = [-2.0, -3.0, -1.0]
-    rows.to_csv(tmp_path / "grad-lam-mnist-comparisons.csv", index=False)
-    meaningful, applicable, weighting = claims.rows(tmp_path)
-    assert meaningful.verdict == "not confirmed"
-    assert "2 are won beyond doubt and 1 lost" in meaningful.reason
-    assert (applicable.verdict, weighting.verdict) == ("confirmed", "confirmed")
-    assert [effect.images for effect in meaningful.effects] == [9, 9, 9]

@@ -31,6 +31,7 @@ from xaiutils.evaluation._statistics import (
     Interval,
     bootstrap,
     compare,
+    equivalence,
     holm,
     sign_flip,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "count_ties",
     "energy_inside",
     "entropy",
+    "equivalence",
     "expected_falls",
     "gain_over_random",
     "holm",

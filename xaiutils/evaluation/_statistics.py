@@ -1,4 +1,4 @@
-"""How sure a mean over images is, and which methods differ beyond doubt."""
+"""How sure a mean over images is, and which methods differ by more than chance explains."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def bootstrap(
 ) -> Interval:
     """Mean over images, with the percentile bootstrap interval (Efron 1979) over images.
 
-    Images are drawn with replacement; repetitions were averaged before and are not.
+    Images are drawn with replacement; repetitions were averaged before and are not. With few
+    images such an interval is too short: with six, a 95 % interval covers the mean of normally
+    distributed values about 85 times in a hundred.
 
     Args:
         values: One number for each image, shape (N,), such as `Curves.aopc()`.
@@ -146,12 +148,53 @@ def sign_flip(differences: Tensor, resamples: int = 10_000, seed: int = 0) -> fl
         ValueError: Fewer than two images, or a value that is not finite.
     """
     numbers = _checked(differences)
-    # Sums that are equal but for the rounding of float32 scores count as equal.
-    reached = abs(numbers.sum()) - 1e-7 * abs(numbers).sum()
+    reached = abs(numbers.sum()) - _rounding(numbers)
     extreme = 1
     for signs in _signs(len(numbers), resamples, seed):
         extreme += int((abs(signs @ numbers) >= reached).sum())
     return extreme / (resamples + 1)
+
+
+def equivalence(
+    differences: Tensor, margin: float, resamples: int = 10_000, seed: int = 0
+) -> float:
+    """P-value that paired differences are not within a margin of zero: two one-sided tests.
+
+    A difference that is not shown to be there may still be large. To show that two things are
+    *equal*, say within which margin, and reject both that the mean lies below -margin and that it
+    lies above +margin (Schuirmann 1987). Each is tested by flipping the signs of the differences,
+    moved by the margin, about zero; the larger of the two p-values counts.
+
+    Args:
+        differences: One for each image, shape (N,).
+        margin: Above 0, in units of `differences`. To be chosen before looking at them.
+        resamples: How many draws of N signs.
+        seed: Of the draws.
+
+    Returns:
+        The p-value: below 0.05 both are rejected, and the mean lies within the margin.
+
+    Raises:
+        ValueError: Fewer than two images, a value that is not finite, or a margin not above 0.
+    """
+    numbers = _checked(differences)
+    if not 0 < margin < np.inf:
+        raise ValueError(f"margin must be a positive number, not {margin}")
+    return max(_above_zero(side, resamples, seed) for side in (numbers + margin, margin - numbers))
+
+
+def _above_zero(numbers: NDArray[np.float64], resamples: int, seed: int) -> float:
+    """One-sided p-value that the numbers are symmetric about zero, or about less."""
+    reached = numbers.sum() - _rounding(numbers)
+    extreme = 1
+    for signs in _signs(len(numbers), resamples, seed):
+        extreme += int((signs @ numbers >= reached).sum())
+    return extreme / (resamples + 1)
+
+
+def _rounding(numbers: NDArray[np.float64]) -> float:
+    """Sums that are equal but for the rounding of float32 scores count as equal."""
+    return float(1e-7 * abs(numbers).sum())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

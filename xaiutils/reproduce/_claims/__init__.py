@@ -1,22 +1,28 @@
 """``claims``: the ledger, one row for each claim of each paper, filled from the tables alone.
 
 A paper's module has ``rows(results)``, which reads tables in the folder `results` and returns its
-claims. No number is typed into it.
+claims; ``_verdict`` judges them together. No number is typed into any of them.
 """
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from xaiutils.reproduce._claims import _dmbp, _grad_lam, _samek
+from xaiutils.reproduce._claims import _dmbp, _grad_lam, _ours, _samek
+from xaiutils.reproduce._claims._page import as_markdown, reason
 from xaiutils.reproduce._claims._row import Claim
+from xaiutils.reproduce._claims._verdict import Judged, judge
 from xaiutils.reproduce._provenance import provenance, write_json, write_text
 from xaiutils.reproduce.results import folder
 
-PAPERS: tuple[Callable[[Path], list[Claim]], ...] = (_samek.rows, _grad_lam.rows, _dmbp.rows)
+PAPERS: dict[str, Callable[[Path], list[Claim]]] = {
+    "Samek et al. 2017": _samek.rows,
+    "Bartler et al. 2020": _grad_lam.rows,
+    "Ruiz et al. 2021": _dmbp.rows,
+}
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,36 +36,25 @@ def write_claims(options: argparse.Namespace) -> int:
     """Write claims.csv, claims.md (which the book shows) and their record."""
     results = folder()
     out: Path = options.out or results
-    claims = [claim for rows in PAPERS for claim in rows(results)]
-    write_text(out / "claims.csv", _table(claims).to_csv(index=False))
-    write_text(out / "claims.md", as_markdown(claims))
+    papers = {title: judge(rows(results)) for title, rows in PAPERS.items()}
+    ours = judge(_ours.rows(results))
+    every = [row for rows in (*papers.values(), ours) for row in rows]
+    write_text(out / "claims.csv", pd.DataFrame(_records(every)).to_csv(index=False))
+    write_text(out / "claims.md", as_markdown(papers, ours))
     write_json(out / "claims.json", provenance("python -m xaiutils.reproduce claims"))
-    counts = pd.Series([claim.verdict for claim in claims]).value_counts()
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    verdicts = pd.Series([row.verdict for rows in papers.values() for row in rows])
+    print(", ".join(f"{count} {verdict}" for verdict, count in verdicts.value_counts().items()))
     return 0
 
 
-def _table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row for each measured effect, and one without numbers where nothing was measured."""
-    rows = []
-    for claim in claims:
-        facts = {k: v for k, v in vars(claim).items() if k != "effects"}
-        for effect in claim.effects or (None,):
-            numbers = dataclasses.asdict(effect) if effect else {}
-            rows.append(facts | numbers)
-    return pd.DataFrame(rows)
-
-
-def as_markdown(claims: Sequence[Claim]) -> str:
-    """The ledger as a page shows it: a heading for each claim, and under it the two set-ups."""
-    return "\n".join(_section(claim) for claim in claims)
-
-
-def _section(claim: Claim) -> str:
-    measured = "\n  ".join(f"- {effect}" for effect in claim.effects) or "nothing"
-    return (
-        f"### {claim.statement}\n\n"
-        f"{{cite:p}}`{claim.paper}`, {claim.where}. **Verdict here: {claim.verdict}.** "
-        f"{claim.reason}\n\n"
-        f"There\n: {claim.there}\n\nHere\n: {claim.here}\n\nMeasured\n: {measured}\n"
-    )
+def _records(claims: Sequence[Judged]) -> Iterable[dict[str, object]]:
+    """One record for each measured effect, and one without numbers where nothing was measured."""
+    for row in claims:
+        facts = {k: v for k, v in vars(row.claim).items() if k not in ("effects", "remark")}
+        facts |= {"verdict": row.verdict, "reason": reason(row)}
+        for finding in row.findings or (None,):
+            if finding is None:
+                yield facts
+            else:
+                judged = {"says": finding.says, "p_holm": finding.p_holm}
+                yield facts | dataclasses.asdict(finding.effect) | judged

@@ -1,13 +1,15 @@
 """The claims of Samek et al. 2017, each on every network whose tables are there."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 
-from xaiutils.reproduce._claims._row import Claim, Effect, judged
+from xaiutils.reproduce._claims._row import Claim, Effect, Kind
 
 PAPER = "samek2017evaluating"
 NETWORKS = {
@@ -15,11 +17,33 @@ NETWORKS = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "mnist_cnn": "the digit classifier",
 }
+_OTHER_KIND = ("mnist_cnn",)
+"""The paper's networks classify photographs; these do not."""
+MARGIN = 0.1
+"""Two areas count as equal within this share of the first."""
+_DATA = "5040 images each of SUN397, ILSVRC2012 and MIT Places"
+_NETS = "Caffe reference model and MIT Places classifier, labels as predicted"
 _THERE = (
-    "Caffe reference model and MIT Places network; 5040 images each of three data sets; regions of "
-    "9 x 9 pixels, 100 steps, uniform noise, 10 repetitions; no intervals given."
+    f"{_NETS}; {_DATA}; regions of 9 x 9 pixels, 100 steps (15.7 % of the picture), uniform noise, "
+    "10 repetitions; no intervals given."
 )
+_THERE_FILLS = (
+    "One data set, SUN397; regions of 9 x 9 pixels, 100 steps; uniform noise, Dirichlet, the mean "
+    "picture and blur. One number each, of which the printed size shows that it was not divided by "
+    "the number of steps; no intervals given."
+)
+_THERE_SUN = (
+    "SUN397, 5040 images, otherwise as above. On MIT Places the paper saw sensitivity ahead of the "
+    "random order in the first steps."
+)
+_THERE_SIZES = f"{_NETS}; {_DATA}; mean size of the heatmaps as image files; no intervals given."
+_THERE_ENTROPY = f"{_NETS}; {_DATA}; box plots, no numbers."
+_SENSITIVITY, _DECONVOLUTION, _ALPHA_BETA = "sensitivity", "deconvnet_l2", "lrp_alpha2_beta1"
+_WORDS = {_SENSITIVITY: "sensitivity", _DECONVOLUTION: "deconvolution", _ALPHA_BETA: "LRP"}
+"""The methods of the paper, from the largest files to the smallest."""
 _FALL = "mean fall of the logit"
+_GRADIENT = "input_x_gradient"
+_EPSILON = re.compile(r"lrp_epsilon_(\d[\d._]*(?:e-?\d+)?)")
 Find = Callable[[str], list[Effect]]
 Table = Callable[[str, str], pd.DataFrame | None]
 
@@ -28,66 +52,67 @@ def rows(results: Path) -> list[Claim]:
     """All claims of the paper."""
     table = partial(_table, results)
     pair = partial(_pair, table)
-    alpha_beta, epsilon = "lrp_alpha2_beta1", "lrp_epsilon"
+    fills = partial(_fills, table)
+    by_area = "by the area over the MoRF curve"
     return [
         _claim(
             results,
             "LRP finds what the network uses better than deconvolution does",
             "Experiments, Fig. 4",
-            partial(pair, alpha_beta, "deconvnet_l2"),
-            "alpha-beta LRP minus deconvolution, by the area over the MoRF curve.",
+            partial(pair, _ALPHA_BETA, _DECONVOLUTION),
+            f"Alpha-beta LRP minus deconvolution, {by_area}.",
         ),
         _claim(
             results,
             "Deconvolution finds it better than sensitivity does",
             "Experiments, Fig. 4",
-            partial(pair, "deconvnet_l2", "sensitivity"),
-            "Deconvolution minus sensitivity, by the area over the MoRF curve.",
+            partial(pair, _DECONVOLUTION, _SENSITIVITY),
+            f"Deconvolution minus sensitivity, {by_area}.",
         ),
         _claim(
             results,
             "LRP finds it better than sensitivity does",
             "Experiments, Fig. 4",
-            partial(pair, alpha_beta, "sensitivity"),
-            "Alpha-beta LRP minus sensitivity, by the area over the MoRF curve.",
+            partial(pair, _ALPHA_BETA, _SENSITIVITY),
+            f"Alpha-beta LRP minus sensitivity, {by_area}.",
         ),
         _claim(
             results,
             "Sensitivity is no better than a random order on SUN397",
             "Experiments, Fig. 4",
-            partial(_against_random, table, "sensitivity", -1),
-            "Random order minus sensitivity, by the area over the MoRF curve; on other data than "
-            "theirs.",
+            partial(_random_minus, table, _SENSITIVITY),
+            f"Random order minus sensitivity, {by_area}, on other data.",
+            there=_THERE_SUN,
+            kind="not testable",
+            remark="It is a statement on one set of photographs, which is not here.",
         ),
-        _claim(
-            results,
-            "The epsilon rule is slightly ahead of alpha-beta",
-            "Experiments",
-            partial(pair, epsilon, alpha_beta),
-            "Epsilon minus alpha-beta, by the area over the MoRF curve. Theirs is epsilon 0.01 "
-            "and 100, ours the stabiliser alone.",
-        ),
+        _epsilon(results, table),
         _claim(
             results,
             "Between MoRF and LeRF, too, LRP is ahead of deconvolution",
             "Appendix, eq. 13",
-            partial(pair, alpha_beta, "deconvnet_l2", measure="abpc"),
+            partial(pair, _ALPHA_BETA, _DECONVOLUTION, measure="abpc"),
             "Alpha-beta LRP minus deconvolution, by the area between the curves.",
+            there=_THERE_FILLS,
         ),
         _claim(
             results,
             "The stronger the fill, the larger the area: uniform noise before blur",
-            "Appendix: 243.69 against 113.75 for LRP on SUN397, sums over the steps",
-            partial(_fills, table, alpha_beta, "uniform", "blur"),
+            "Appendix: 243.69 against 113.75 for LRP on SUN397",
+            partial(fills, _ALPHA_BETA, "uniform", "blur"),
             "Uniform minus blur for alpha-beta LRP, by the area between the curves.",
+            there=_THERE_FILLS,
         ),
         _claim(
             results,
             "Uniform noise and the Dirichlet fill give nearly the same area",
-            "Appendix: 243.69 against 239.8",
-            partial(_fills, table, alpha_beta, "uniform", "dirichlet"),
-            "Uniform minus Dirichlet for alpha-beta LRP, by the area between the curves; the "
-            "Dirichlet fill is our reconstruction. The sign is that of the paper's figures.",
+            "Appendix: 243.69 against 239.8 for LRP on SUN397",
+            partial(_equal_fills, table, _ALPHA_BETA, "uniform", "dirichlet"),
+            "Uniform minus Dirichlet for alpha-beta LRP, by the area between the curves. Nearly "
+            f"the same is taken to mean: within {100 * MARGIN:.0f} % of the area under uniform "
+            "noise. The Dirichlet fill is our reconstruction.",
+            there=_THERE_FILLS,
+            kind="equivalence",
         ),
         *_complexity(results),
         _training(results),
@@ -97,37 +122,87 @@ def rows(results: Path) -> list[Claim]:
             "Experiments",
             _THERE,
             "One set of natural images only.",
-            (),
             "not testable",
+            (),
             "It needs networks trained on three data sets, and their images.",
         ),
     ]
 
 
-def _complexity(results: Path) -> list[Claim]:
-    """The order of file sizes and of entropy, one claim for each measure and pair of neighbours."""
-    measures = {
-        "png": ("PNG files", "bytes", "Table I"),
-        "jpeg": ("JPEG files (quality 90)", "bytes", "Table I"),
-        "entropy": ("Entropy", "bits a pixel", "Box plots of the entropy"),
-    }
-    names = {
-        "sensitivity": "sensitivity",
-        "deconvnet_l2": "deconvolution",
-        "lrp_alpha2_beta1": "LRP",
-    }
+def _epsilon(results: Path, table: Table) -> Claim:
+    """Epsilon of the paper's sizes against alpha-beta; epsilon near 0 stands beside it."""
+    found = partial(_epsilons, table)
+    run = any(found(network) for network in NETWORKS)
+    claim = partial(
+        _claim,
+        results,
+        "The epsilon rule is slightly ahead of alpha-beta",
+        "Experiments",
+        there=_THERE + " Epsilon 0.01 and 100, in the scale of those networks' activations.",
+    )
+    if run:
+        here = "Epsilon minus alpha-beta, by the area over the MoRF curve, with the paper's two"
+        return claim(found, f"{here} sizes of epsilon; activations have another scale here.")
+    return claim(
+        partial(_pair, table, _GRADIENT, _ALPHA_BETA),
+        "Gradient x input, to which the rule tends as epsilon goes to 0, minus alpha-beta.",
+        kind="not testable",
+        remark="The rule was not run with the paper's epsilon.",
+    )
+
+
+def _epsilons(table: Table, network: str) -> list[Effect]:
+    """Each epsilon that was run with a size of its own, minus alpha-beta."""
+    found = table(network, "comparisons")
+    if found is None:
+        return []
+    methods = set(found["first"]) | set(found["second"])
+    sizes = {m: float(hit[1].replace("_", ".")) for m in methods if (hit := _EPSILON.fullmatch(m))}
     return [
-        _claim(
-            results,
-            f"{title}: {names[first]} above {names[second]}",
-            where,
-            partial(_sizes, results, measure, unit, first, second),
-            f"Maps of {names[first]} minus maps of {names[second]} (alpha-beta rule for LRP); grey "
-            "pictures of 224 x 224 pixels, each scaled to its own maximum.",
-        )
-        for measure, (title, unit, where) in measures.items()
-        for first, second in pairwise(names)
+        replace(effect, measure=f"epsilon {size:g}, {effect.measure}")
+        for method, size in sorted(sizes.items(), key=lambda item: item[1])
+        for effect in _pair(table, method, _ALPHA_BETA, network)
     ]
+
+
+def _complexity(results: Path) -> list[Claim]:
+    """The order of file sizes, one claim for each pair of neighbours, and the least entropy."""
+    sizes = {"png": "PNG files", "jpeg": "JPEG files (quality 90)"}
+    claim = partial(_smaller, results)
+    return [
+        *(
+            claim(f"{title}: {_WORDS[first]} above {_WORDS[second]}", measure, {first: second})
+            for measure, title in sizes.items()
+            for first, second in pairwise(_WORDS)
+        ),
+        claim(
+            f"Entropy: lowest for {_WORDS[_ALPHA_BETA]}",
+            "entropy",
+            dict.fromkeys((_SENSITIVITY, _DECONVOLUTION), _ALPHA_BETA),
+        ),
+    ]
+
+
+def _smaller(results: Path, statement: str, measure: str, pairs: dict[str, str]) -> Claim:
+    """A claim that the second of each pair has the simpler maps."""
+    sizes = measure != "entropy"
+    orders = [f"{_WORDS[first].title()} minus {_WORDS[second]}" for first, second in pairs.items()]
+    return _claim(
+        results,
+        statement,
+        "Table I" if sizes else "Box plots of the entropy",
+        lambda network: [
+            effect
+            for first, second in pairs.items()
+            for effect in _sizes(
+                results, measure, "bytes" if sizes else "bits a pixel", first, second, network
+            )
+        ],
+        f"{'; '.join(orders)}. LRP is by the alpha-beta rule; grey pictures of 224 x 224 pixels, "
+        "each map scaled to its own maximum. A map with a sign has half of the grey levels on each "
+        "side, one without has all of them.",
+        there=_THERE_SIZES if sizes else _THERE_ENTROPY,
+    )
 
 
 def _sizes(
@@ -138,21 +213,24 @@ def _sizes(
     if table is None:
         return []
     rows = table[(table["measure"] == measure) & (table["setting"] == "grey")]
-    return _signed(rows, first, second, f"{unit}, {NETWORKS[network]}", 0)
+    words = f"{unit}, {_WORDS[first]} minus {_WORDS[second]}, {NETWORKS[network]}"
+    return _signed(rows, first, second, words, 0)
 
 
 def _training(results: Path) -> Claim:
     """AOPC against accuracy over a training, with the control that needs no heatmap."""
     effects, controls = [], []
-    for network, name in (("mnist_cnn", "digits"), ("tiny_cnn", "Tiny ImageNet")):
+    for network, name in (("tiny_cnn", "Tiny ImageNet"), ("mnist_cnn", "digits")):
         table = _table(results, network, "correlations", "training")
         if table is None:
             continue
-        rows = table.query("output == 'logit' and measure == 'aopc' and correlation == 'pearson'")
-        rows = rows.set_index("method")
-        label = f"correlation over checkpoints, {name}"
-        effects.append(Effect.of(label, rows.loc["lrp_alpha2_beta1"]))
-        controls.append(f"{name}: {rows.loc['(none)', 'mean']:.3g}")
+        rows = table.query("output == 'logit' and measure == 'aopc'")
+        for kind in ("pearson", "spearman"):
+            found = rows[rows["correlation"] == kind].set_index("method")
+            label = f"{kind.title()} correlation over checkpoints, {name}"
+            row = found.loc[_ALPHA_BETA].to_dict()
+            effects.append(Effect.of(label, row, of_kind=network not in _OTHER_KIND))
+            controls.append(f"{kind.title()} {found.loc['(none)', 'mean']:.2f} ({name})")
     if not effects:
         raise FileNotFoundError(f"{results} has no table of a training")
     return Claim(
@@ -160,36 +238,35 @@ def _training(results: Path) -> Claim:
         "Over a training, the area over the perturbation curve rises with accuracy",
         "Section IV-D",
         "CIFAR-10, 200 to 5000 iterations, accuracy 45 to 75 %; curves shown side by side.",
-        "Small networks trained here, checkpoints from the first steps on, alpha-beta LRP, logit. "
-        "The same correlation for a random order, which needs no heatmap: "
-        f"{'; '.join(controls)}.",
+        "One training of a small network each, checkpoints from the first steps on, alpha-beta "
+        "LRP, logit. The intervals are over images; over trainings there is none. A random order, "
+        f"which needs no heatmap, gives {', '.join(controls)}.",
+        "order",
         tuple(effects),
-        judged(*effects),
-        "The area follows accuracy. So does that of a random order: what rises is the logit, and "
-        "the correlation alone does not show that the heatmaps get better.",
+        "A random order's area rises too: the correlation alone does not show that the heatmaps "
+        "get better.",
     )
 
 
-def _claim(results: Path, statement: str, where: str, find: Find, here: str) -> Claim:
-    """A claim judged on all networks together, with the networks on each side named."""
-    found = {name: effects for key, name in NETWORKS.items() if (effects := find(key))}
-    if not found:
+def _claim(
+    results: Path,
+    statement: str,
+    where: str,
+    find: Find,
+    here: str,
+    there: str = _THERE,
+    kind: Kind = "order",
+    remark: str = "",
+) -> Claim:
+    """A claim with what was found on every network."""
+    effects = tuple(
+        replace(effect, of_kind=network not in _OTHER_KIND)
+        for network in NETWORKS
+        for effect in find(network)
+    )
+    if not effects:
         raise FileNotFoundError(f"{results} has no table for the claim {statement!r}")
-    sides: dict[str, list[str]] = {}
-    for name, effects in found.items():
-        sides.setdefault(_side(effects), []).append(name)
-    reason = "; ".join(f"{side}: {' and '.join(names)}" for side, names in sides.items())
-    together = tuple(effect for effects in found.values() for effect in effects)
-    reason = f"{reason[0].upper()}{reason[1:]}."
-    return Claim(PAPER, statement, where, _THERE, here, together, judged(*together), reason)
-
-
-def _side(effects: list[Effect]) -> str:
-    if all(effect.low > 0 for effect in effects):
-        return "in the stated direction"
-    if all(effect.high < 0 for effect in effects):
-        return "in the opposite direction"
-    return "undecided"
+    return Claim(PAPER, statement, where, there, here, kind, effects, remark)
 
 
 def _table(results: Path, network: str, name: str, run: str = "samek") -> pd.DataFrame | None:
@@ -224,30 +301,37 @@ def _fills(table: Table, method: str, first: str, second: str, network: str) -> 
     return []
 
 
-def _against_random(table: Table, method: str, sign: int, network: str) -> list[Effect]:
-    """Method minus random order, times the sign."""
+def _equal_fills(table: Table, method: str, first: str, second: str, network: str) -> list[Effect]:
+    """The same, with the margin within which the two count as equal."""
+    for part in (network, f"{network}-fills"):
+        if table(part, "fills") is not None:
+            areas = table(part, "areas")
+            assert areas is not None
+            of_first = areas[(areas["fill"] == first) & (areas["measure"] == "abpc")]
+            area = of_first.set_index("method").loc[method, "mean"]
+            found = _fills(table, method, first, second, network)
+            return [replace(effect, margin=MARGIN * abs(float(area))) for effect in found]
+    return []
+
+
+def _random_minus(table: Table, method: str, network: str) -> list[Effect]:
+    """Random order minus method."""
     areas = table(network, "areas")
     if areas is None:
         return []
     uniform = areas.query("measure == 'aopc_morf_minus_random' and fill == 'uniform'")
     rows = uniform[uniform["method"] == method]
-    return [_flipped(Effect.of(_named(network), rows.iloc[0]), sign)]
+    return [Effect.of(_named(network), rows.iloc[0].to_dict()).turned()]
 
 
 def _signed(rows: pd.DataFrame, first: str, second: str, measure: str, images: int) -> list[Effect]:
     """A row of a table of pairs, whichever way round it stands there; nothing if it is not."""
-    for one, other, sign in ((first, second, 1), (second, first, -1)):
+    for one, other, turn in ((first, second, False), (second, first, True)):
         found = rows[(rows["first"] == one) & (rows["second"] == other)]
         if len(found):
-            effect = Effect.of(measure, found.iloc[0], "difference", images)
-            return [_flipped(effect, sign)]
+            effect = Effect.of(measure, found.iloc[0].to_dict(), "difference", images)
+            return [effect.turned() if turn else effect]
     return []
-
-
-def _flipped(effect: Effect, sign: int) -> Effect:
-    if sign > 0:
-        return effect
-    return Effect(effect.measure, -effect.mean, -effect.high, -effect.low, effect.images)
 
 
 def _named(network: str) -> str:
