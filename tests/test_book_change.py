@@ -70,7 +70,7 @@ def test_a_chapter_without_a_sample_is_found(write, cells, message):
 def test_a_sample_of_one_class_is_found(write):
     cells = [
         ("SAMPLE = 0", "sample"),
-        ('from xaiutils import data\n\ndigits = data.mnist("test")',),
+        ('from xaiutils import data\n\ndigits = data.mnist("test", "embedded")',),
     ]
     zeros = ("x = digits.images[SAMPLE::20]\ny = digits.images[:50]",)
     found = change.run(write(*cells, zeros), {"SAMPLE": 0})

@@ -31,7 +31,7 @@ def unbalanced(namespace: dict[str, Any], exempt: list[str]) -> Iterator[str]:
 
 
 def about_equal(counts: Tensor) -> bool:
-    """Whether each count is at least half the mean and at most twice, or all differ by 1 at most."""
+    """Whether each count is from half to twice the mean, or they differ by 1 at most."""
     mean = counts.double().mean()
     within = bool((counts >= mean / 2).all() and (counts <= mean * 2).all())
     return within or int(counts.max() - counts.min()) <= 1
