@@ -36,6 +36,30 @@ def test_blanking_a_region_costs_its_contribution_whatever_else_is_blank(biases)
         torch.testing.assert_close((network(x) - network(blank)).squeeze(), lost)
 
 
+@pytest.mark.parametrize("biases", [False, True])
+@torch.no_grad()
+def test_gross_evidence_adds_up_to_the_net_and_is_one_when_units_agree(biases):
+    network, x = oracle.patch_network(3, biases), picture(0)
+    gains, losses = oracle.gross_evidence(network, x)
+    assert gains.min() >= 0 >= losses.max()
+    torch.testing.assert_close(gains + losses, oracle.contributions(network, x))
+    network[4].weight.abs_()  # every unit speaks for the output
+    shares = network[:4](x) - network[:4](torch.zeros_like(x))
+    one_way = (shares >= 0).all(1).flatten(1)
+    gains, losses = oracle.gross_evidence(network, x)
+    assert not losses[one_way].any()
+    if not biases:
+        assert one_way.all()
+        torch.testing.assert_close(gains, oracle.contributions(network, x))
+
+
+def test_a_positive_branch_tells_gross_evidence_and_the_gradient_tells_the_net(tables):
+    means = pd.read_csv(tables / "table-measures.csv").query("network == 'without biases'")
+    means = means.set_index(["method", "measure"])["mean"]
+    assert means["greedy", "gross positive"] > means["input_x_gradient", "gross positive"]
+    assert means["greedy", "positive"] < means["input_x_gradient", "positive"]
+
+
 def test_every_network_has_regions_of_both_signs():
     for seed in range(40):
         for biases in (False, True):
@@ -46,6 +70,7 @@ def test_every_network_has_regions_of_both_signs():
 def test_without_biases_gradient_times_input_is_the_truth(tables):
     table = pd.read_csv(tables / "table-measures.csv")
     exact = table.query("network == 'without biases' and method == 'input_x_gradient'")
+    exact = exact[~exact["measure"].str.startswith("gross")]
     assert set(exact["measure"]) == {"agreement", "positive", "negative"}
     assert exact["mean"].to_list() == pytest.approx([1.0] * 3, abs=1e-5)
     assert (table.query("network == 'without biases' and method == 'greedy'")["mean"] < 1).all()
@@ -54,7 +79,7 @@ def test_without_biases_gradient_times_input_is_the_truth(tables):
 def test_differences_are_image_by_image_and_ours_minus_theirs(tables):
     means = pd.read_csv(tables / "table-measures.csv").set_index(["measure", "network", "method"])
     pairs = pd.read_csv(tables / "table-comparisons.csv")
-    assert len(pairs) == 3 * 2 * len(oracle.SEARCHES)
+    assert len(pairs) == 5 * 2 * len(oracle.SEARCHES)
     for row in pairs.itertuples():
         own, other = (
             means.loc[(row.measure, row.network, name), "mean"] for name in (row.method, row.minus)

@@ -128,9 +128,12 @@ class Masked:
 
         At each gate the contribution of filter *c* is :math:`a_c = \sum_{\mathrm{space}} s_c h_c`,
         with the signal *s* as the masks above leave it and the activation *h*. The positive branch
-        keeps :math:`a_c > 0`, the negative one :math:`a_c < 0`. For one hidden layer that is the
-        best there is. Where a single filter contributes there is nothing to tell apart, and it
-        stays: an activation of the logit itself, say.
+        keeps :math:`a_c > 0`, the negative one :math:`a_c < 0`. For one hidden layer without biases
+        that is the best there is: there *h* is the gated pass :math:`p = D W x`, and a mask's slope
+        is the sum of :math:`s_c p_c`. With biases, or in deeper networks, it is a heuristic: *h*
+        counts what a bias has put in, which is in no branch, and the two sums may differ in sign.
+        Where a single filter contributes there is nothing to tell apart, and it stays: an
+        activation of the logit itself, say.
         """
         chosen: dict[int, Tensor] = {}
 

@@ -98,16 +98,33 @@ def contributions(network: nn.Sequential, x: Tensor) -> Tensor:
     return lost.flatten(1)
 
 
+@torch.no_grad()
+def gross_evidence(network: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the units of the last hidden layer put in for the output, and against it.
+
+    Units are told apart here, so that their two sums may be large where a region's balance, which
+    is `contributions`, is small. Another layer would draw the line elsewhere.
+
+    Returns:
+        Two tensors (N, GRID**2): the sum over the units whose share in what the output loses when
+        the region is set to 0 is positive, and the sum over the others, which is not positive.
+    """
+    hidden, readout = network[:4], network[4].weight
+    shares = (hidden(x) - hidden(torch.zeros_like(x))) * readout.transpose(0, 1)[None, :, 0]
+    return shares.clamp(min=0).sum(1).flatten(1), shares.clamp(max=0).sum(1).flatten(1)
+
+
 def judge(seed: int, biases: bool) -> dict[str, float]:
     """How well maps agree with the contributions, by "measure/kind of network/method".
 
     ``agreement`` is the correlation over the regions of a signed map with the contributions;
-    ``positive`` and ``negative`` the cosine of one sign of a map with that sign of them.
+    ``positive`` and ``negative`` the cosine of one sign of a map with that sign of them;
+    ``gross positive`` and ``gross negative`` with :func:`gross_evidence` instead.
     """
     network = patch_network(seed, biases)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, COLOURS, SIDE * GRID, SIDE * GRID, dtype=torch.float64, generator=generator)
-    truth = contributions(network, x)
+    truth, (gains, losses) = contributions(network, x), gross_evidence(network, x)
     signed = attribution.input_x_gradient(network, x, 0)
     maps = {GRADIENT: (signed, signed, signed)}
     for name, search in SEARCHES.items():
@@ -119,6 +136,8 @@ def judge(seed: int, biases: bool) -> dict[str, float]:
         found[f"agreement/{kind}/{name}"] = _cosine(_centred(both), _centred(truth))
         found[f"positive/{kind}/{name}"] = _cosine(positive.relu(), truth.relu())
         found[f"negative/{kind}/{name}"] = _cosine((-negative).relu(), (-truth).relu())
+        found[f"gross positive/{kind}/{name}"] = _cosine(positive.relu(), gains)
+        found[f"gross negative/{kind}/{name}"] = _cosine((-negative).relu(), -losses)
     return found
 
 
