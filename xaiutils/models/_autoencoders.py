@@ -66,8 +66,9 @@ class Autoencoder(nn.Module):
 class VariationalAutoencoder(Autoencoder):
     """An autoencoder whose encoder gives a distribution: a normal one, independent per latent.
 
-    ``encoder`` returns its mean, so that whatever reads an :class:`Autoencoder` reads this one too
-    (Kingma and Welling 2014, with a decoder of fixed noise).
+    ``encoder`` returns its mean, so that whatever reads an :class:`Autoencoder` reads this one too.
+    The Gaussian decoder of Kingma and Welling 2014 (their appendix C.2) returns a variance beside
+    each mean; here the variance is fixed, and the same for all pixels.
 
     Attributes:
         log_variance: The second head, from the same features to the log-variances (N, J).
