@@ -1,7 +1,9 @@
 """Region perturbation against a naive loop, hand-computed areas, and what must always hold."""
 
 import copy
+import inspect
 import itertools
+import typing
 import warnings
 
 import pytest
@@ -299,6 +301,29 @@ def test_the_start_is_the_same_by_the_model_and_by_its_trace(net, x, maps, monke
     monkeypatch.setattr(_jobs, "_folded", lambda model, x: graph.trace(other, x))
     with pytest.raises(graph.TraceError, match=r"image \d the traced network gives"):
         RUN(net, x, 1, maps, 4, 9)
+
+
+def test_a_misspelt_option_is_an_error_for_a_type_checker_too():
+    implementation = inspect.signature(RUN).parameters
+    for overload in typing.get_overloads(RUN):
+        declared = inspect.signature(overload).parameters
+        assert list(declared) == list(implementation)
+        for name, parameter in declared.items():
+            assert parameter.kind == implementation[name].kind
+            if name != "heatmaps":
+                assert parameter.annotation == implementation[name].annotation, name
+    assert len(typing.get_overloads(RUN)) == 2
+
+
+def test_a_callable_output_is_called_for_scores_alone(net, x, maps):
+    seen = []
+
+    def read(outputs, numbers):
+        seen.extend(numbers.tolist())
+        return outputs[:, 1]
+
+    RUN(net, x, None, maps, 4, 2, repeats=1, output=read, windowed=False)
+    assert seen == [0, 1, 2, 0, 0, 1, 1, 2, 2]
 
 
 def test_nothing_random_runs_once(x, maps):

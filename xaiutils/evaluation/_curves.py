@@ -13,13 +13,15 @@ from xaiutils.evaluation._pictures import Perturbation
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The scores of one method in one order.
+    """The scores of one method in one order, from `region_perturbation`.
 
     Attributes:
         scores: (N, repeats, L + 1) float32, in units of the output that was watched;
             ``scores[..., k]`` after k replaced regions, ``scores[..., 0]`` for the images as they
-            are.
-        order: "morf", "lerf" or "random".
+            are. Each repetition has a draw of its own of the fill, of a random order, and of the
+            order of regions that score alike; where an image has none of these, its repetitions
+            are equal.
+        order: "morf" (most relevant first), "lerf" (least relevant first) or "random".
         perturbation: How the pictures were made, from which `perturbed` makes them again.
     """
 
@@ -82,7 +84,7 @@ class Curves:
 
         Args:
             steps: Numbers of replaced regions, each from 0 to the number of all regions.
-            repeat: Which repetition.
+            repeat: Which repetition; the fill, and the order of tied regions, are those of it.
             images: Which images; all if None.
 
         Returns:

@@ -27,11 +27,12 @@ from xaiutils.attribution import Target
 from xaiutils.attribution._common import resolve_target
 from xaiutils.evaluation._pictures import Draws, Perturbation, replaced
 
-Output = Literal["logit", "probability"] | Callable[[Tensor, Tensor], Tensor]
+OutputName = Literal["logit", "probability"]
+Output = OutputName | Callable[[Tensor, Tensor], Tensor]
 
 Network = nn.Module | graph.Graph
 
-OUTPUTS = ("logit", "probability")
+OUTPUTS: tuple[OutputName, ...] = ("logit", "probability")
 # The fastest on a CPU with two cores: there a batch should fit into the cache. A GPU wants work.
 _VALUES_PER_BATCH = {"cpu": 2_500_000, "cuda": 50_000_000}
 _LARGEST_BATCH = {"cpu": 32, "cuda": 512}
@@ -93,10 +94,10 @@ class Runner:
         """
         curves = _curves(ways, len(draws.x), repeats)
         with torch.no_grad(), _full_precision():
-            start, targets = self._unperturbed(draws.x)
+            start, targets, outputs = self._unperturbed(draws.x)
             jobs = _Jobs(draws, ways, curves, steps, targets)
             network = _folded(self.model, draws.x)
-            self._check_start(network, jobs, start)
+            _check_start(network, draws.x, outputs)
             plan = self._window_plan(network, jobs)
             with tqdm(total=len(curves) * steps, unit="pictures", disable=not self.progress) as bar:
                 if plan is None:
@@ -111,35 +112,22 @@ class Runner:
         _check_finite(scores)
         return scores
 
-    def _unperturbed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _unperturbed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (N,) of the images as they are, and the position of each target in the output.
 
-        By the user's own network, so that what is wrong with it comes to light.
+        By the user's own network, so that what is wrong with it comes to light. And the network's
+        outputs for the first batch.
         """
         targets = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        found = []
+        found: list[Tensor] = []
+        first = x  # if there is no image; but then there is nothing to compare
         for numbers in torch.split(torch.arange(len(x), device=x.device), self._size(x)):
             outputs = self.model(x[numbers])
+            first = first if found else outputs
             if not callable(self.output):
                 targets[numbers] = self._targets(outputs, numbers, len(x))
             found.append(self._read(outputs, numbers, targets))
-        return torch.cat(found).cpu(), targets
-
-    def _check_start(self, network: Network, jobs: _Jobs, start: Tensor) -> None:
-        """Hold the traced network, which scores the steps, against the user's own at step 0."""
-        if not isinstance(network, graph.Graph):
-            return
-        x = jobs.draws.x[: self._size(jobs.draws.x)]
-        outputs = network(x)
-        found = self._read(outputs, torch.arange(len(x), device=x.device), jobs.targets).cpu()
-        wanted = start[: len(x)]
-        slack = _SLACK * torch.finfo(outputs.dtype).eps ** 0.5 * (1 + wanted.abs().max())
-        worst = int((found - wanted).abs().argmax())
-        if not bool((found - wanted).abs()[worst] <= slack) and bool(wanted.isfinite().all()):
-            raise graph.TraceError(
-                f"for image {worst} the traced network gives {found[worst]:.6g} and the model "
-                f"{wanted[worst]:.6g}: does it draw at random, or keep something between calls?"
-            )
+        return torch.cat(found).cpu(), targets, first
 
     def _targets(self, outputs: Tensor, numbers: Tensor, images: int) -> Tensor:
         if self.output == "probability" and outputs.ndim != 2:
@@ -265,6 +253,26 @@ def _folded(model: nn.Module, x: Tensor) -> Network:
         return graph.trace(model, x[:1])
     except (graph.UnsupportedOperation, graph.TraceError):
         return model
+
+
+def _check_start(network: Network, x: Tensor, wanted: Tensor) -> None:
+    """Hold the traced network, which scores the steps, against the user's own at step 0.
+
+    By its outputs and not by the scores: a callable `output` is called for scores alone.
+    """
+    if not isinstance(network, graph.Graph):
+        return
+    found = network(x[: len(wanted)])
+    apart = (found - wanted).abs().flatten()
+    slack = _SLACK * torch.finfo(found.dtype).eps ** 0.5 * (1 + wanted.abs().max())
+    worst = int(apart.argmax())
+    if not bool(apart[worst] <= slack) and bool(wanted.isfinite().all()):
+        image = worst // wanted[0].numel()
+        raise graph.TraceError(
+            f"for image {image} the traced network gives {found.flatten()[worst]:.6g} and the "
+            f"model {wanted.flatten()[worst]:.6g}: does it draw at random, or keep something "
+            "between calls?"
+        )
 
 
 def _curves(ways: Sequence[Perturbation], images: int, repeats: int) -> list[_Curve]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from xaiutils import graph
 from xaiutils.attribution import Target
 from xaiutils.evaluation._fills import Fill
 from xaiutils.evaluation._jobs import Output
-from xaiutils.evaluation._perturbation import FillName, region_perturbation
+from xaiutils.evaluation._perturbation import (
+    FillName,
+    checked_draws,
+    checked_regions,
+    checked_runner,
+)
+from xaiutils.evaluation._pictures import Perturbation
 from xaiutils.evaluation._regions import Edge, Regions
 from xaiutils.evaluation._sanity import rank_correlation
 
@@ -30,7 +39,8 @@ def region_occlusion(
     """How far the output falls when one region is replaced and all others stay as they are.
 
     Zeiler and Fergus 2014, section 4.2, on a grid of regions instead of a sliding square. It is the
-    first step of region perturbation, once for every region, with the same draws.
+    first step of region perturbation, once for every region, with the same draws. It takes as many
+    forward passes as there are regions, for each image and repetition.
 
     Args:
         model: As in `region_perturbation`, like all other arguments.
@@ -50,31 +60,43 @@ def region_occlusion(
         repetitions; negative where the output rises.
 
     Raises:
+        TypeError: An argument is of the wrong type.
         ValueError: As in `region_perturbation`.
     """
-    regions = Regions(x.shape[2], x.shape[3], region_size, edge)
-    alone = {
-        str(number): (regions.index == number).float().expand(len(x), -1, -1)
-        for number in range(regions.count)
-    }
-    curves = region_perturbation(
-        model,
-        x,
-        target,
-        alone,
-        region_size,
-        1,
-        "morf",
-        fill,
-        repeats,
-        output,
-        batch_size,
-        seed,
-        edge=edge,
-        first_image=first_image,
-    )
-    falls = torch.stack([curves[number].falls()[:, 1] for number in alone], dim=1)
-    return falls.double().view(len(x), regions.rows, regions.columns)
+    graph.check_model(model)
+    graph.check_input(model, x)
+    regions = checked_regions(x, region_size, 1, edge)
+    runner = checked_runner(model, target, output, batch_size, repeats)
+    draws = checked_draws(x, regions, fill, seed, first_image)
+    nothing = torch.zeros(len(x), 1)  # there is nothing to order
+    ways = [_Alone(draws, nothing, region=number) for number in range(regions.count)]
+    scores = runner.run(draws, ways, 1, repeats).double()  # (count, N, repeats, 2)
+    falls = (scores[..., 0] - scores[..., 1]).mean(dim=2).T
+    return falls.reshape(len(x), regions.rows, regions.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class _Alone(Perturbation):
+    """An order of one region: it is replaced at the first step, and nothing comes after it.
+
+    Attributes:
+        region: Its number.
+    """
+
+    region: int = 0
+
+    def pixel_ranks(self, image: int, repeat: int) -> Tensor:
+        """0 in the region and 1 elsewhere, (H, W) int64."""
+        regions = self.draws.regions
+        ranks = torch.ones(regions.height, regions.width, dtype=torch.int64)
+        top, bottom = regions.row_spans[self.region // regions.columns]
+        left, right = regions.column_spans[self.region % regions.columns]
+        ranks[top:bottom, left:right] = 0
+        return ranks.to(self.draws.x.device)
+
+    def region_order(self, image: int, repeat: int) -> Tensor:
+        """The number of the region, (1,) int64."""
+        return torch.tensor([self.region])
 
 
 def occlusion_agreement(

@@ -38,12 +38,20 @@ class Randomisation:
         rank: Spearman's correlation over pixels, (len(layers), N), from -1 to 1.
         rank_absolute: The same of absolute values, which do not ask for the sign.
         ssim: Structural similarity of maps scaled by their largest absolute value, likewise.
+        rank_by_chance: What `rank` comes to if the map after has its values dealt anew, by lot,
+            among the pixels where it is not zero. It keeps which pixels are zero, and how many are
+            positive, and loses the rest: a method scores so much for these two alone, and may
+            score more for other things that no network has learned (the ink as a factor, edges, a
+            map that is smooth). One draw; the mean over many images is what counts.
+        rank_absolute_by_chance: The same of `rank_absolute`.
     """
 
     layers: tuple[str, ...]
     rank: Tensor = field(repr=False)
     rank_absolute: Tensor = field(repr=False)
     ssim: Tensor = field(repr=False)
+    rank_by_chance: Tensor = field(repr=False)
+    rank_absolute_by_chance: Tensor = field(repr=False)
 
 
 def parameter_randomisation(
@@ -61,6 +69,9 @@ def parameter_randomisation(
     first k layers randomised. "independent" randomises one layer at a time and leaves the others as
     they were learned. The paper draws weights anew; here those of a layer change places (our
     choice), so that their number, size and spread stay, and with them the scale of the activations.
+
+    A similarity of 0 is not what a map scores that explains nothing: two maps that are zero on the
+    same empty page correlate. `Randomisation.rank_by_chance` has that part of it.
 
     Args:
         model: A network in evaluation mode; it stays as it is.
@@ -94,7 +105,11 @@ def parameter_randomisation(
         chosen = names[: step + 1] if mode == "cascading" else names[step : step + 1]
         changed = randomised(model, chosen, seed)
         for name, method in methods.items():
-            found[name].append(_similarities(before[name], method(changed, x, targets)))
+            after = method(changed, x, targets)
+            by_lot = torch.Generator().manual_seed(seed * 100_003 + step)
+            chance = _correlations(before[name], _dealt_anew(after, by_lot))
+            likeness = map_similarity(before[name], after)
+            found[name].append((*_correlations(before[name], after), likeness, *chance))
     return {
         name: Randomisation(names, *map(torch.stack, zip(*steps, strict=True)))
         for name, steps in found.items()
@@ -177,10 +192,19 @@ def map_similarity(first: Tensor, second: Tensor) -> Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float64))
 
 
-def _similarities(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _correlations(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Rank correlation, with and without the sign."""
     one, two = _pair(first, second)
-    absolute = rank_correlation(one.abs(), two.abs())
-    return rank_correlation(one, two), absolute, map_similarity(one, two)
+    return rank_correlation(one, two), rank_correlation(one.abs(), two.abs())
+
+
+def _dealt_anew(maps: Tensor, generator: torch.Generator) -> Tensor:
+    """Maps (N, H, W) whose values that are not zero have changed places with each other."""
+    pixels = _pixels(maps).clone()
+    for one in pixels:
+        values = one[one != 0]
+        one[one != 0] = values[torch.randperm(len(values), generator=generator)]
+    return pixels
 
 
 def _pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

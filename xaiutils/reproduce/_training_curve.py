@@ -29,7 +29,7 @@ from xaiutils.reproduce._tables import write_table
 from xaiutils.reproduce._work import keep_plan, kept
 
 RANDOM_ORDER = "(none)"
-_SHARE = 0.157  # of the regions: what the paper's 100 steps of 9 x 9 pixels cover of 227 x 227
+SHARE = 0.157  # of the regions: what the paper's 100 steps of 9 x 9 pixels cover of 227 x 227
 _REGION = 4
 _CHECKPOINTS = 14
 _NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -51,6 +51,7 @@ class Plan:
     methods: tuple[str, ...]
     repeats: int
     seed: int
+    augment: bool = True
 
     @property
     def training(self) -> models.TrainingPlan:
@@ -80,6 +81,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     curve.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     curve.add_argument("--network", choices=tuple(_NETWORKS), required=True)
     curve.add_argument("--labels", choices=("true", "shuffled"), default="true")
+    curve.add_argument(
+        "--augment",
+        choices=("yes", "no"),
+        help="shift or mirror the images; default: yes for true labels, no for shuffled ones",
+    )
     curve.add_argument("--train-images", type=int, default=25_000)
     curve.add_argument("--epochs", type=int, default=10)
     curve.add_argument("--batch-size", type=int, default=128)
@@ -102,6 +108,10 @@ def run(options: argparse.Namespace) -> int:
     if options.images < 2:
         raise SystemExit("--images must be at least 2: there is no interval over one image.")
     given = {name: found for name, found in vars(options).items() if name in Plan.__annotations__}
+    # Who has to learn labels by heart is shown every image as it is.
+    given["augment"] = options.augment == "yes" or (
+        options.augment is None and options.labels == "true"
+    )
     plan = Plan(**given)
     train, test, facts = _load(plan)
     keep_plan(options.work, asdict(plan) | {"data": facts})
@@ -176,8 +186,7 @@ def _train(plan: Plan, train: Split, work: Path) -> None:
         train.images,
         train.labels,
         plan.training,
-        # Who has to learn labels by heart is shown every image as it is.
-        augment=None if plan.labels == "shuffled" else _augment(plan),
+        augment=_augment(plan) if plan.augment else None,
         after_step=keep,
         checkpoint=work / "training.pt",
     )
@@ -215,14 +224,15 @@ def _score(
         "train_accuracy": accuracy(module, train.images[:2500], train.labels[:2500]),
     }
     for output in evaluation.OUTPUTS:
-        for order, maps in {"morf": heatmaps, "random": {RANDOM_ORDER: None}}.items():
+        ways: dict[evaluation.Order, Any] = {"morf": heatmaps, "random": {RANDOM_ORDER: None}}
+        for order, maps in ways.items():
             curves = evaluation.region_perturbation(
                 module,
                 part.images,
                 target,
                 maps,
                 _REGION,
-                round(_SHARE * regions.count),
+                round(SHARE * regions.count),
                 order,
                 noise,
                 plan.repeats,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xaiutils.evaluation import Output, Regions, region_perturbation
 from xaiutils.models import Preprocess
 from xaiutils.widgets._common import pack
-from xaiutils.widgets._pictures import PageFill, lots
+from xaiutils.widgets._pictures import PageFill, lots, without_ties
 
 Answer = dict[str, Any]
 Watch = Callable[[int], None]
@@ -84,7 +84,8 @@ class Scorer:
 
         Args:
             image: Its number.
-            order: "morf", "lerf" or "random".
+            order: "morf", "lerf" or "random". Regions of equal score go by the same lot as
+                "random", which the page draws too.
             fill: One of `PAGE_FILLS`.
             size: Of a region, in pixels.
             watch: Told how many more pictures were scored; whatever it raises ends the job.
@@ -95,9 +96,11 @@ class Scorer:
             the names of the `methods`.
         """
         regions = self.regions(size)
-        maps = {name: one[image : image + 1] for name, one in self.heatmaps.items()}
         if order == "random":
             maps = {RANDOM: lots(regions, self.seed)[None]}
+        else:
+            found = {name: one[image : image + 1] for name, one in self.heatmaps.items()}
+            maps = {name: without_ties(one, regions, self.seed) for name, one in found.items()}
         steps = min(self.steps, regions.count)
         direction = "lerf" if order == "lerf" else "morf"
         reader = self._reader(image, watch)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xaiutils.evaluation import Regions
+from xaiutils.evaluation import Regions, morf_ranks
 from xaiutils.models import Preprocess
 
 Bytes = NDArray[np.uint8]
@@ -125,9 +125,28 @@ class PageFill:
 
 def lots(regions: Regions, seed: int) -> Tensor:
     """A heatmap (H, W) whose regions rank in a random order: one lot at a pixel of each region."""
-    drawn = mixed(np.arange(regions.count), seed ^ _ORDER).astype(np.float64)
+    return _one_pixel_each(regions, _drawn(regions, seed))
+
+
+def without_ties(heatmaps: Tensor, regions: Regions, seed: int) -> Tensor:
+    """Heatmaps (N, H, W) that rank the regions like those given, equal ones by `lots`.
+
+    `evaluation.region_perturbation` would break ties too, but by lots that a page cannot draw.
+    """
+    lot = morf_ranks(_drawn(regions, seed)[None])
+    ranks = morf_ranks(regions.scores(heatmaps), lot)
+    return torch.stack([_one_pixel_each(regions, -one.double()) for one in ranks])
+
+
+def _drawn(regions: Regions, seed: int) -> Tensor:
+    """A lot for each region, (count,) float64; the highest goes first."""
+    return torch.from_numpy(mixed(np.arange(regions.count), seed ^ _ORDER).astype(np.float64))
+
+
+def _one_pixel_each(regions: Regions, values: Tensor) -> Tensor:
+    """A map (H, W) that holds each region's value at its first pixel, and zeros elsewhere."""
     map_ = torch.zeros(regions.height, regions.width, dtype=torch.float64)
     rows, columns = regions.row_spans, regions.column_spans
-    for number, lot in enumerate(drawn):
-        map_[rows[number // len(columns)][0], columns[number % len(columns)][0]] = lot
+    for number, value in enumerate(values):
+        map_[rows[number // len(columns)][0], columns[number % len(columns)][0]] = value
     return map_

@@ -105,22 +105,30 @@ function replaceRegions({ levels, channels }, replacement, grid, regions) {
   return result;
 }
 
-/** Regions by the sum of a heatmap over them, the largest first, or the other way round. */
-function orderByHeat(values, grid, order) {
+/**
+ * Regions by the sum of a heatmap over them, the largest first, or the other way round. Where sums
+ * are equal, as on an empty page, the lot decides: Python's `without_ties`.
+ */
+function orderByHeat(values, grid, order, seed) {
   const sums = new Float64Array(grid.count);
   for (let region = 0; region < grid.count; region += 1) {
     eachPixel(grid, region, (pixel) => (sums[region] += values[pixel]));
   }
-  return sorted(sums, order);
+  return sorted(sums, order, lotsOf(grid, seed));
 }
 
 function orderByLot(grid, seed) {
-  const lots = Float64Array.from({ length: grid.count }, (_, k) => mixedBits(k, seed ^ ORDER_SEED));
-  return sorted(lots, "morf");
+  return sorted(lotsOf(grid, seed), "morf");
 }
 
-function sorted(scores, order) {
-  const regions = Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a] || a - b);
+/** A lot for each region; the highest goes first. */
+function lotsOf({ count }, seed) {
+  return Float64Array.from({ length: count }, (_, k) => mixedBits(k, seed ^ ORDER_SEED));
+}
+
+function sorted(scores, order, lots = scores) {
+  const before = (a, b) => scores[b] - scores[a] || lots[b] - lots[a] || a - b;
+  const regions = Array.from(scores.keys()).sort(before);
   return order === "lerf" ? regions.reverse() : regions;
 }
 

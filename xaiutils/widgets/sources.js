@@ -72,7 +72,7 @@ function networkSource(setup, subject) {
       for (const method of methods) {
         const order = random
           ? orderByLot(grid, setup.seed)
-          : orderByHeat(thing.heatmaps[method].values, grid, question.order);
+          : orderByHeat(thing.heatmaps[method].values, grid, question.order, setup.seed);
         const found = await curve(question, thing, order.slice(0, steps), isStale);
         if (!found) return null;
         answer[method] = found;
