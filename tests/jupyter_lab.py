@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -83,11 +84,23 @@ class Lab:
         content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
         content.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(content, self.folder / f"{name}.ipynb")
+        with self._opened(browser, name) as page:
+            page.evaluate(RUN_ALL)
+            yield page
+
+    @contextlib.contextmanager
+    def chapter(self, browser, file):
+        """Open a copy of an executed notebook as a reader does, without running it."""
+        shutil.copy(file, self.folder)
+        with self._opened(browser, file.stem) as page:
+            yield page
+
+    @contextlib.contextmanager
+    def _opened(self, browser, name):
         page = browser.new_page(viewport={"width": 1280, "height": 1400})
         page.route(lambda url: not url.startswith(self.address), lambda route: route.abort())
         page.goto(f"{self.address}/doc/tree/{name}.ipynb")
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-        page.evaluate(RUN_ALL)
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         yield page
         page.evaluate(SHUT_DOWN)
         page.close()
@@ -105,3 +118,23 @@ RUN_ALL = """async () => {
     jupyterapp.commands.execute("notebook:run-all-cells");
 }"""
 SHUT_DOWN = "() => jupyterapp.serviceManager.sessions.shutdownAll()"
+TEXTS = """async () => {
+    // For each cell of text, what a reader sees of it; a cell is drawn once it is scrolled to.
+    const panel = jupyterapp.shell.currentWidget;
+    await panel.context.ready;
+    await panel.sessionContext.ready;
+    const notebook = panel.content;
+    const texts = [];
+    for (const [place, cell] of notebook.widgets.entries()) {
+        if (cell.model.type !== "markdown") continue;
+        const isEmpty = /^`+\\{solution-end\\}\\s*`+$/.test(cell.model.sharedModel.source.trim());
+        const shown = () => cell.node.querySelector(".myst")?.innerText.trim();
+        const until = Date.now() + 20000;
+        while (!shown() && !isEmpty && Date.now() < until) {
+            await notebook.scrollToItem(place, "start");
+            await new Promise((done) => setTimeout(done, 50));
+        }
+        if (!isEmpty) texts.push(cell.node.innerText);
+    }
+    return texts;
+}"""
