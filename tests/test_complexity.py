@@ -26,6 +26,14 @@ def test_a_map_without_signs_uses_all_levels():
     assert evaluation.as_picture(torch.tensor([[[0.0, 1.0, 5.0]]])).tolist() == [[[0, 51, 255]]]
 
 
+def test_a_map_without_signs_can_be_drawn_on_the_scale_of_signed_ones():
+    maps = torch.tensor([[[0.0, 1.0, 5.0]]])
+    assert evaluation.as_picture(maps, signed=True).tolist() == [[[128, 153, 255]]]
+    signed = torch.tensor([[[-5.0, 1.0, 5.0]]])
+    assert torch.equal(evaluation.as_picture(signed, signed=True), evaluation.as_picture(signed))
+    assert evaluation.as_picture(signed)[0, 0, 0] == 1
+
+
 def test_channels_are_summed_and_scale_does_not_matter():
     maps = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = evaluation.as_picture(maps.double().sum(1))

@@ -87,6 +87,25 @@ def test_shuffled_labels_are_the_same_labels_in_another_order(digits):
     assert torch.equal(true.labels.sort().values, shuffled.labels.sort().values)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [([], True), (["--labels=shuffled"], False), (["--augment=no"], False)],
+)
+def test_images_are_augmented_unless_labels_are_shuffled(
+    digits, tmp_path, monkeypatch, options, expected
+):
+    fit, seen = models.fit, []
+
+    def watched(*given, **named):
+        seen.append(named["augment"] is not None)
+        return fit(*given, **named)
+
+    monkeypatch.setattr(models, "fit", watched)
+    curve(tmp_path, *options)
+    assert seen == [expected]
+    assert json.loads((tmp_path / "table.json").read_text())["plan"]["augment"] is expected
+
+
 def test_correlation_of_known_rows():
     first = np.array([1.0, 2.0, 3.0])
     rows = np.array([[2.0, 4.0, 6.0], [3.0, 2.0, 1.0], [5.0, 5.0, 5.0]])
@@ -114,12 +133,27 @@ def test_complexity_becomes_tables(photographs, tmp_path):
     assert noise > lrp
     pairs = pd.read_csv(tmp_path / "table-comparisons.csv")
     assert len(pairs.query("measure == 'entropy' and setting == 'grey'")) == 3
-    assert set(pairs["setting"]) == {"grey", "grey, 99.5th percentile", "jet"}
+    assert set(pairs["setting"]) == {
+        "grey", "grey, 99.5th percentile", "jet", "grey, one scale for all"}  # fmt: skip
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").glob("*.safetensors")}
     complexity(tmp_path)
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
     with pytest.raises(SystemExit, match="images"):
         complexity(tmp_path, "--images=0:1")
+
+
+def test_a_way_of_drawing_is_added_to_tables_that_are_there(photographs, tmp_path):
+    complexity(tmp_path, "--settings=grey")
+    before = pd.read_csv(tmp_path / "table-sizes.csv")
+    places = [f"--work={tmp_path / 'more'}", "--settings=grey, one scale for all", "--add"]
+    complexity(tmp_path, *places)
+    after = pd.read_csv(tmp_path / "table-sizes.csv")
+    pd.testing.assert_frame_equal(after[: len(before)], before)
+    assert set(after["setting"][len(before) :]) == {"grey, one scale for all"}
+    sizes = after.query("measure == 'png' and method == 'sensitivity'")["mean"].tolist()
+    assert sizes[1] < sizes[0]  # half as many levels
+    with pytest.raises(SystemExit, match="data, seed differ"):
+        complexity(tmp_path, f"--work={tmp_path / 'new'}", "--images=0:4:2", "--seed=1", "--add")
 
 
 def choices(folder, part, *more):

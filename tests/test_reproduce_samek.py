@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import __main__ as command
-from xaiutils.reproduce import _work
+from xaiutils.reproduce import _explained, _samek_tables, _work
 
 SETTINGS = [
     "--model=mnist_cnn",
@@ -32,8 +32,9 @@ def run(work, *more, images="3:10"):
     return command.main(["samek", "run", f"--work={work}", *SETTINGS, f"--images={images}", *more])
 
 
-def merge(work, out):
-    return command.main(["samek", "merge", f"--work={work}", f"--out={out}", "--resamples=200"])
+def merge(work, out, *more):
+    places = [f"--work={work}", f"--out={out}"]
+    return command.main(["samek", "merge", *places, "--resamples=200", *more])
 
 
 def contents(work):
@@ -160,6 +161,107 @@ def test_the_tables_and_their_record(whole, tmp_path):
     assert record["date"]
     assert str(whole) not in json.dumps(record)
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_epsilons_of_the_paper_are_in_the_scale_of_its_pixels():
+    classifier = models.load_classifier("mnist_cnn")
+    assert _explained.pixel_units(classifier) == 255
+    x = data.mnist("test", source="embedded").images[:2]
+    extra = _explained.extra_methods(classifier)
+    found = _explained.heatmap("lrp_epsilon_100", classifier.module, x, None, 0, extra)
+    rule = attribution.Epsilon(100 / 255)
+    everywhere = attribution.Composite(rule, rule, affine=rule, other=rule)
+    assert torch.equal(found, attribution.lrp(classifier.module, x, composite=everywhere))
+    plain = _explained.heatmap("lrp_epsilon_100_as_is", classifier.module, x, None, 0, extra)
+    assert plain.abs().sum() < found.abs().sum()  # a larger epsilon absorbs more
+
+
+def test_photographs_come_in_units_of_their_own_normalisation():
+    photographs = models.load_classifier("efficientnet_lite0")
+    assert _explained.pixel_units(photographs) == pytest.approx(128, abs=0.6)
+
+
+def test_the_absolute_relevance_is_that_of_the_summed_channels():
+    classifier = models.load_classifier("mnist_cnn")
+    x = data.mnist("test", source="embedded").images[:2]
+    extra = _explained.extra_methods(classifier)
+    found = _explained.heatmap("input_x_gradient_abs", classifier.module, x, None, 0, extra)
+    signed = attribution.input_x_gradient(classifier.module, x)
+    torch.testing.assert_close(found, signed.sum(1, keepdim=True).abs())
+
+
+def test_ties_are_counted_and_gains_are_tested(whole, tmp_path):
+    merge(whole, tmp_path / "t")
+    areas = pd.read_csv(tmp_path / "t-areas.csv").set_index(["measure", "method"])
+    assert (areas.loc["aopc_random", "tied_regions"] == 0).all()
+    assert areas.loc[("aopc_morf", "random"), "tied_regions"] == 0
+    assert areas.loc[("aopc_morf", "input_x_gradient"), "tied_regions"] > 0  # the empty page
+    pairs = pd.read_csv(tmp_path / "t-comparisons.csv").query("measure == 'aopc_morf_minus_random'")
+    assert set(pairs["first"]) == {"gradient", "input_x_gradient", "random"}
+    assert set(pairs["second"]) == {"(none)"}
+    expected = areas.loc["aopc_morf_minus_random", "mean"]
+    assert pairs.set_index("first")["difference"].to_dict() == pytest.approx(
+        expected.to_dict(), rel=1e-3
+    )
+
+
+def test_differences_are_those_of_compare():
+    generator = torch.Generator().manual_seed(0)
+    methods = {name: torch.randn(9, generator=generator).double() + 0.3 * i
+               for i, name in enumerate("abc")}  # fmt: skip
+    pairs = {(a, b): methods[a] - methods[b] for a, b in (("a", "b"), ("a", "c"), ("b", "c"))}
+    rows = _samek_tables._differences(pairs, resamples=1500)
+    expected = evaluation.compare(methods, resamples=1500)
+    for row, pair in zip(rows, expected, strict=True):
+        assert (row["first"], row["second"]) == (pair.first, pair.second)
+        found = row["difference"], row["low"], row["high"]
+        wanted = pair.difference.mean, pair.difference.low, pair.difference.high
+        assert found == pytest.approx(wanted)
+        assert row["p_value"] == pytest.approx(pair.p_value, abs=0.02)
+    column = methods["a"].numpy()[:, None]
+    assert _samek_tables._sign_flips(column, 1500, 0) == [
+        evaluation.sign_flip(methods["a"], resamples=1500)
+    ]
+
+
+def test_an_area_of_fewer_steps_and_the_axis(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(_samek_tables, "PAPER", ("gradient", "random"))
+    merge(whole, tmp_path / "two", "--steps=2", "--axis=2,6")
+    parts = contents(whole).values()
+    scores = torch.cat([p["uniform/morf/gradient"] for p in parts]).double()
+    expected = (scores[..., :1] - scores[..., :3]).mean((1, 2)).mean().item()
+    areas = pd.read_csv(tmp_path / "two-areas.csv").set_index(["measure", "method"])
+    assert areas.loc[("aopc_morf", "gradient"), "mean"] == pytest.approx(expected, rel=1e-4)
+    steps = pd.read_csv(tmp_path / "two-steps.csv").query("measure == 'aopc_morf'")
+    assert steps["steps"].tolist() == [2, 6]
+    whole_areas = areas["mean"]["aopc_morf"]
+    assert steps["difference"].iloc[0] == pytest.approx(
+        whole_areas["gradient"] - whole_areas["random"], abs=1e-4
+    )
+    assert json.loads((tmp_path / "two.json").read_text())["steps"] == 2
+    with pytest.raises(SystemExit, match="1 to 6"):
+        merge(whole, tmp_path / "three", "--steps=7")
+
+
+def test_other_methods_are_added_to_tables_of_the_same_pictures(whole, tmp_path):
+    merge(whole, tmp_path / "t")
+    before = pd.read_csv(tmp_path / "t-areas.csv")
+    run(tmp_path / "more", "--methods=sensitivity,gradient")
+    merge(tmp_path / "more", tmp_path / "t", "--add")
+    after = pd.read_csv(tmp_path / "t-areas.csv")
+    keys = ["fill", "measure", "method"]
+    both = before.merge(after, on=keys, suffixes=("", "_after"))
+    assert len(both) == len(before)
+    assert both["mean"].to_numpy() == pytest.approx(both["mean_after"].to_numpy(), abs=1e-4)
+    assert set(after["method"]) == set(before["method"]) | {"sensitivity"}
+    pairs = pd.read_csv(tmp_path / "t-comparisons.csv").query("measure == 'aopc_morf'")
+    assert len(pairs) == 4  # three of the first run, and one of the second
+    assert list(pairs["p_holm"]) == pytest.approx(evaluation.holm(list(pairs["p_value"])), rel=1e-4)
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert [one["plan"]["methods"] for one in record["added"]] == [["sensitivity", "gradient"]]
+    run(tmp_path / "others", images="4:11")
+    with pytest.raises(SystemExit, match="first, images, last differ"):
+        merge(tmp_path / "others", tmp_path / "t", "--add")
 
 
 def test_fills_are_compared_image_by_image(tmp_path):

@@ -23,18 +23,26 @@ JPEG_QUALITY = 90
 _LEVELS = 256
 
 
-def as_picture(heatmaps: Tensor, percentile: float = 100.0, colours: str | None = None) -> Tensor:
+def as_picture(
+    heatmaps: Tensor,
+    percentile: float = 100.0,
+    colours: str | None = None,
+    signed: bool | None = None,
+) -> Tensor:
     """Turn heatmaps into pictures of 256 levels, each map on a scale of its own.
 
     The channels of a pixel are summed. A map without negative values is drawn from 0 (level 0) to
-    its limit (level 255); any other from minus the limit (0) through zero (128) to the limit (255).
-    All of this is our choice: the paper does not say how its pictures were made.
+    its limit (level 255); any other from minus the limit (level 1) through zero (128) to the limit
+    (255), which leaves it half as many levels for a value. All of this is our choice: the paper
+    does not say how its pictures were made.
 
     Args:
         heatmaps: (N, C, H, W) or (N, H, W); C may be 1.
         percentile: The limit is this percentile of the absolute relevance, in (0, 100]. With 100,
             the maximum, a few strong pixels leave a handful of levels to all others.
         colours: Name of a colour map of matplotlib, such as "jet"; None for grey.
+        signed: Draw every map (True) with zero at level 128, whatever its signs; None decides by
+            the map. To compare a map without signs with one that has them, give both one scale.
 
     Returns:
         uint8 on the CPU; (N, H, W) in grey, (N, H, W, 3) in colours. A map that is zero everywhere
@@ -47,7 +55,7 @@ def as_picture(heatmaps: Tensor, percentile: float = 100.0, colours: str | None 
     pixels = _pixels(heatmaps)
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be in (0, 100], not {percentile}")
-    levels = torch.stack([_levels(one, percentile) for one in pixels])
+    levels = torch.stack([_levels(one, percentile, bool(signed)) for one in pixels])
     if colours is None:
         return levels
     if colours not in matplotlib.colormaps:
@@ -56,13 +64,19 @@ def as_picture(heatmaps: Tensor, percentile: float = 100.0, colours: str | None 
     return torch.from_numpy(table)[levels.long()]
 
 
-def png_size(heatmaps: Tensor, percentile: float = 100.0, colours: str | None = None) -> Tensor:
+def png_size(
+    heatmaps: Tensor,
+    percentile: float = 100.0,
+    colours: str | None = None,
+    signed: bool | None = None,
+) -> Tensor:
     """Size of each heatmap as a PNG file, which keeps every pixel.
 
     Args:
         heatmaps: As in `as_picture`, like the other arguments.
         percentile: Likewise.
         colours: Likewise.
+        signed: Likewise.
 
     Returns:
         (N,) int64, in bytes.
@@ -70,7 +84,7 @@ def png_size(heatmaps: Tensor, percentile: float = 100.0, colours: str | None = 
     Raises:
         ValueError: As in `as_picture`.
     """
-    pictures = as_picture(heatmaps, percentile, colours)
+    pictures = as_picture(heatmaps, percentile, colours, signed)
     return _each(pictures, lambda one: _file_size(one, format="PNG", compress_level=9))
 
 
@@ -79,6 +93,7 @@ def jpeg_size(
     percentile: float = 100.0,
     colours: str | None = None,
     quality: int = JPEG_QUALITY,
+    signed: bool | None = None,
 ) -> Tensor:
     """Size of each heatmap as a JPEG file, which rounds off what the eye hardly sees.
 
@@ -87,6 +102,7 @@ def jpeg_size(
         percentile: Likewise.
         colours: Likewise.
         quality: From 1 to 95; 90 in the paper.
+        signed: As in `as_picture`.
 
     Returns:
         (N,) int64, in bytes.
@@ -96,11 +112,11 @@ def jpeg_size(
     """
     if not 1 <= quality <= 95:
         raise ValueError(f"quality must be from 1 to 95, not {quality}")
-    pictures = as_picture(heatmaps, percentile, colours)
+    pictures = as_picture(heatmaps, percentile, colours, signed)
     return _each(pictures, lambda one: _file_size(one, format="JPEG", quality=quality))
 
 
-def entropy(heatmaps: Tensor, percentile: float = 100.0) -> Tensor:
+def entropy(heatmaps: Tensor, percentile: float = 100.0, signed: bool | None = None) -> Tensor:
     """Shannon entropy of the grey levels of each heatmap: minus the sum of p log2 p.
 
     p is the share of pixels at a level. The entropy does not ask where the pixels lie; it is 0 for
@@ -109,6 +125,7 @@ def entropy(heatmaps: Tensor, percentile: float = 100.0) -> Tensor:
     Args:
         heatmaps: As in `as_picture`.
         percentile: Likewise.
+        signed: Likewise.
 
     Returns:
         (N,) float64, in bits per pixel.
@@ -116,7 +133,7 @@ def entropy(heatmaps: Tensor, percentile: float = 100.0) -> Tensor:
     Raises:
         ValueError: As in `as_picture`.
     """
-    pictures = as_picture(heatmaps, percentile).flatten(1).long()
+    pictures = as_picture(heatmaps, percentile, signed=signed).flatten(1).long()
     counts = torch.stack([one.bincount(minlength=_LEVELS) for one in pictures]).double()
     shares = counts / counts.sum(dim=1, keepdim=True)
     bits: Tensor = torch.special.entr(shares).sum(dim=1) / np.log(2)
@@ -133,13 +150,13 @@ def _pixels(heatmaps: Tensor) -> Tensor:
     return values.sum(dim=1) if values.ndim == 4 else values
 
 
-def _levels(pixels: Tensor, percentile: float) -> Tensor:
+def _levels(pixels: Tensor, percentile: float, signed: bool) -> Tensor:
     """One map (H, W) as levels from 0 to 255."""
     strength = pixels.abs().numpy()
     # A sparse map may be zero at the percentile; then its maximum is the limit.
     limit = float(np.percentile(strength, percentile)) or float(strength.max()) or 1.0
     share = (pixels / limit).clamp(-1, 1)
-    scaled = 128 + 127 * share if bool((pixels < 0).any()) else 255 * share
+    scaled = 128 + 127 * share if signed or bool((pixels < 0).any()) else 255 * share
     return scaled.round().to(torch.uint8)
 
 

@@ -25,7 +25,7 @@ from xaiutils.reproduce._explained import heatmap, inputs, mean_input, weights
 from xaiutils.reproduce._options import chosen, image_range, names, require_known
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._tables import interval, write_table
-from xaiutils.reproduce._training_curve import _SHARE, correlation
+from xaiutils.reproduce._training_curve import SHARE, correlation
 from xaiutils.reproduce._work import by_blocks, keep_plan
 
 _METHODS = (
@@ -146,7 +146,7 @@ def _judge(
                 target,
                 {"(none)": x} if order == "random" else heatmaps,
                 pixels,
-                round(_SHARE * regions.count),
+                round(SHARE * regions.count),
                 order,
                 fills[fill],
                 1,

@@ -1,6 +1,7 @@
 """``complexity``: file sizes and entropy of the maps of all methods; Samek et al. 2017, Table I."""
 
 import argparse
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from xaiutils.evaluation._complexity import JPEG_QUALITY
 from xaiutils.reproduce._explained import heatmap, inputs, weights
 from xaiutils.reproduce._options import chosen, image_range, names, require_known
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._samek_tables import rows_beside
 from xaiutils.reproduce._tables import interval, pair_row, write_table
 from xaiutils.reproduce._work import by_blocks, keep_plan
 
@@ -20,6 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "grey": {},
     "grey, 99.5th percentile": {"percentile": 99.5},
     "jet": {"colours": "jet"},
+    "grey, one scale for all": {"signed": True},
 }
 """Ways of turning a map into a picture; see `evaluation.as_picture`."""
 _PAPER = ("sensitivity", "deconvnet_l2", "lrp_epsilon", "lrp_alpha2_beta1", "random")
@@ -35,13 +38,20 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     complexity.add_argument("--model", required=True)
     complexity.add_argument("--images", type=image_range, default=(0, 1000, 10))
     complexity.add_argument("--methods", type=names, default=tuple(attribution.METHODS))
+    complexity.add_argument(
+        "--settings",
+        type=lambda text: tuple(name for name in text.split(";") if name),
+        default=tuple(SETTINGS),
+        help="ways of drawing, between semicolons",
+    )
+    complexity.add_argument("--add", action="store_true", help="keep other rows that are there")
     complexity.add_argument("--seed", type=int, default=0)
     complexity.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure the blocks that are not there yet, then write the tables."""
-    require_known(options, methods=attribution.METHODS)
+    require_known(options, methods=attribution.METHODS, settings=SETTINGS)
     images, classifier = data.imagenet_sample(), models.load_classifier(options.model)
     numbers = chosen(images, options.images)
     plan = {
@@ -49,15 +59,35 @@ def run(options: argparse.Namespace) -> int:
         "weights": weights(classifier.module, classifier.source),
         "data": f"{images.name}, images {':'.join(map(str, options.images))}",
         "methods": list(options.methods),
+        "settings": list(options.settings),
         "seed": options.seed,
     }
     keep_plan(options.work, plan)
     measure = partial(_measure, options, classifier, images)
     found = by_blocks(options.work, numbers, _BLOCK, measure)
-    _write(options.out, found)
+    path = options.out.with_name(f"{options.out.name}.json")
+    before = _record_there(path, plan) if options.add else {}
+    _write(options.out, found, add=bool(before))
     record = provenance(command_line(), **plan, jpeg_quality=JPEG_QUALITY)
-    write_json(options.out.with_name(f"{options.out.name}.json"), record)
+    if before:
+        record = before | {"added": [*before.get("added", []), record]}
+    write_json(path, record)
     return 0
+
+
+def _record_there(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """The record of tables to which rows are added; {} if there are none.
+
+    Raises:
+        SystemExit: They are of other pictures or another network.
+    """
+    if not path.exists():
+        return {}
+    there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    shared = ("model", "weights", "data", "seed")
+    if differing := [key for key in shared if there.get(key) != plan[key]]:
+        raise SystemExit(f"{path.name} is of another run: {', '.join(differing)} differ.")
+    return there
 
 
 def _measure(
@@ -71,7 +101,8 @@ def _measure(
     found = {}
     for name in options.methods:
         maps = heatmap(name, classifier.module, x, None, options.seed + block.start)
-        for setting, how in SETTINGS.items():
+        for setting in options.settings:
+            how = SETTINGS[setting]
             found[f"png/{setting}/{name}"] = evaluation.png_size(maps, **how).double()
             found[f"jpeg/{setting}/{name}"] = evaluation.jpeg_size(maps, **how).double()
             if "colours" not in how:  # colours do not change the entropy
@@ -79,7 +110,7 @@ def _measure(
     return found
 
 
-def _write(out: Path, found: Mapping[str, Tensor]) -> None:
+def _write(out: Path, found: Mapping[str, Tensor], add: bool) -> None:
     """Means with intervals, and all pairs of the paper's methods by measure and setting."""
     rows, groups = [], dict[tuple[str, str], dict[str, Tensor]]()
     for key, values in found.items():
@@ -87,6 +118,8 @@ def _write(out: Path, found: Mapping[str, Tensor]) -> None:
         rows.append({"measure": measure, "setting": setting, "method": method} | interval(values))
         if method in _PAPER:
             groups.setdefault((measure, setting), {})[method] = values
+    names = ["measure", "setting"]
+    rows = rows_beside(out, "sizes", [*names, "method"], rows) if add else rows
     write_table(out, "sizes", rows)
     pairs = [
         {"measure": measure, "setting": setting} | pair_row(pair)
@@ -94,4 +127,5 @@ def _write(out: Path, found: Mapping[str, Tensor]) -> None:
         if len(methods) > 1
         for pair in evaluation.compare(methods)
     ]
+    pairs = rows_beside(out, "comparisons", [*names, "first", "second"], pairs) if add else pairs
     write_table(out, "comparisons", pairs)

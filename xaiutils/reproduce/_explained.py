@@ -1,7 +1,8 @@
 """What the long runs explain: the inputs of a network, its weights, and the maps of them."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from xaiutils import attribution, data, models
 
 _DRAWN = ("random", "smoothgrad")  # the methods that take a seed
+_PAPER_EPSILONS = (0.01, 100.0)
 
 
 def image_set(
@@ -53,10 +55,53 @@ def mean_input(images: data.ImageSet, classifier: models.Classifier, numbers: ra
     return (torch.as_tensor(total) / len(numbers)).float()
 
 
-def heatmap(name: str, module: nn.Module, x: Tensor, target: Tensor | None, seed: int) -> Tensor:
-    """The maps of one method; the seed is for methods that draw at random."""
+def pixel_units(classifier: models.Classifier) -> float:
+    """How many of the 255 steps of a pixel make one unit of the network's input."""
+    std = classifier.preprocess.std
+    return 255 * sum(std) / len(std)
+
+
+def extra_methods(classifier: models.Classifier) -> dict[str, Callable[..., Any]]:
+    """What `samek` can run beside `attribution.METHODS`.
+
+    ``"lrp_epsilon_0.01"`` and ``"lrp_epsilon_100"`` are the stabilisers of Samek et al. 2017, whose
+    networks take pixels from 0 to 255 less a mean; ours take them divided by `pixel_units`. A ReLU
+    network without biases is homogeneous, so that all its activations shrink by the same factor:
+    epsilon is divided by it. ``"..._as_is"`` takes the plain number. ``"..._abs"`` takes the
+    absolute value of what a pixel's channels sum to: a ranking that does not ask for the sign.
+    """
+    methods: dict[str, Callable[..., Any]] = {}
+    for epsilon in _PAPER_EPSILONS:
+        name, scaled = f"lrp_epsilon_{epsilon:g}", epsilon / pixel_units(classifier)
+        methods[name] = partial(attribution.lrp, composite=_everywhere(scaled))
+        methods[f"{name}_as_is"] = partial(attribution.lrp, composite=_everywhere(epsilon))
+    for name in ("input_x_gradient", "lrp_alpha2_beta1"):
+        methods[f"{name}_abs"] = partial(_unsigned, attribution.METHODS[name])
+    return methods
+
+
+def _everywhere(epsilon: float) -> attribution.Composite:
+    rule = attribution.Epsilon(epsilon)
+    return attribution.Composite(rule, rule, affine=rule, other=rule)
+
+
+def _unsigned(method: Callable[..., Any], *given: Any, **options: Any) -> Tensor:
+    found: Tensor = method(*given, **options)
+    return found.sum(dim=1, keepdim=True).abs()
+
+
+def heatmap(
+    name: str,
+    module: nn.Module,
+    x: Tensor,
+    target: Tensor | None,
+    seed: int,
+    extra: Mapping[str, Callable[..., Any]] | None = None,
+) -> Tensor:
+    """The maps of one method of `attribution.METHODS` or `extra`; the seed is for what is drawn."""
     given = {"seed": seed} if name in _DRAWN else {}
-    found: Tensor = attribution.METHODS[name](module, x, target, **given)
+    method = (attribution.METHODS | dict(extra or {}))[name]
+    found: Tensor = method(module, x, target, **given)
     return found
 
 

@@ -9,6 +9,11 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in text.split(",") if name))
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    return tuple(int(part) for part in text.split(",") if part)
+
+
 def image_range(text: str) -> tuple[int, int, int]:
     """``first:last[:stride]``, without the last."""
     first, last, stride = map(int, f"{text}:1".split(":")[:3])

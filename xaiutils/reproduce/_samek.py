@@ -24,7 +24,14 @@ from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import _dask
-from xaiutils.reproduce._explained import heatmap, image_set, inputs, mean_input, weights
+from xaiutils.reproduce._explained import (
+    extra_methods,
+    heatmap,
+    image_set,
+    inputs,
+    mean_input,
+    weights,
+)
 from xaiutils.reproduce._options import (
     chosen,
     image_range,
@@ -32,13 +39,14 @@ from xaiutils.reproduce._options import (
     require_known,
     require_positive,
     shard,
+    whole_numbers,
 )
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
-from xaiutils.reproduce._samek_tables import write_tables
+from xaiutils.reproduce._samek_tables import RANDOM_ORDER, SIGN_DRAWS, write_tables
 from xaiutils.reproduce._work import keep_plan, save
 
-RANDOM_ORDER = "(none)"  # stands where a method would, for the order that is drawn by lot
 _CONSTANT = "constant map/"  # before "fill/order/method": which maps were the same everywhere
+_TIED = "tied regions/"  # likewise: how many regions of each map were ordered by lot
 _DATA = ("mnist", "imagenet-sample", "tiny-imagenet", "photos", "folder")
 _HOW = ("--shard", "--dask", "--device", "--batch-size")  # options that do not change the result
 _ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
@@ -58,14 +66,14 @@ class Plan:
     last: int
     stride: int
     methods: tuple[str, ...]
-    orders: tuple[str, ...]
+    orders: tuple[evaluation.Order, ...]
     fills: tuple[str, ...]
     region_size: int
     steps: int
     repeats: int
-    output: str
-    region_score: str
-    edge: str
+    output: evaluation.Output
+    region_score: evaluation.Reduce
+    edge: evaluation.Edge
     seed: int
     block: int
 
@@ -134,6 +142,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     merge.add_argument("--work", type=Path, required=True, help="folder of the blocks")
     merge.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     merge.add_argument("--resamples", type=int, default=10_000, help="draws of the bootstrap")
+    merge.add_argument("--steps", type=int, help="take only the first so many steps as L")
+    merge.add_argument("--axis", type=whole_numbers, default=(), help="steps of the table -steps")
+    merge.add_argument("--add", action="store_true", help="keep other methods' rows that are there")
     merge.set_defaults(run=merge_blocks)
 
 
@@ -201,6 +212,7 @@ def merge_blocks(options: argparse.Namespace) -> int:
     parts, notes = zip(*(_read_block(_path(options.work, b)) for b in plan.blocks()), strict=True)
     scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     target, label = scores.pop("target"), scores.pop("label")
+    tied = {k.removeprefix(_TIED): v for k, v in scores.items() if k.startswith(_TIED)}
     scores, constant = split_flags(scores)
     content = hashlib.sha256("".join(note["sha256"] for note in notes).encode())
     facts = {
@@ -210,12 +222,40 @@ def merge_blocks(options: argparse.Namespace) -> int:
         "accuracy": round((target == label).double().mean().item(), 4),
         "computed_with": sorted({note["computed_with"] for note in notes}),
         "resamples": options.resamples,
+        "sign_draws": SIGN_DRAWS,
+        "steps": options.steps or plan.steps,
     }
-    tables = write_tables(options.out, scores, constant, options.resamples)
-    written = provenance(record["command"], **facts, tables=[path.name for path in tables])
-    write_json(options.out.with_name(options.out.name + ".json"), written)
+    path = options.out.with_name(options.out.name + ".json")
+    before = _record_there(path, facts) if options.add else {}
+    given = (options.steps, options.axis, bool(before))
+    tables = write_tables(options.out, scores, constant, options.resamples, tied, *given)
+    written = provenance(record["command"], **facts, tables=[table.name for table in tables])
+    if before:
+        written = before | {"added": [*before.get("added", []), written]}
+    write_json(path, written)
     print(f"{len(target)} images; wrote {', '.join(path.name for path in tables)}")
     return 0
+
+
+def _record_there(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """The record of tables to which other methods are added; {} if there are none.
+
+    Raises:
+        SystemExit: They were made of other pictures, by another network or with other draws.
+    """
+    if not path.exists():
+        return {}
+    there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    free = ("methods", "orders", "fills")
+    old, new = ({k: v for k, v in one["plan"].items() if k not in free} for one in (there, facts))
+    old |= {"images": there["data"]["sha256"], "weights": there["weights"]["sha256"]}
+    new |= {"images": facts["data"]["sha256"], "weights": facts["weights"]["sha256"]}
+    if differing := sorted(key for key in new if old.get(key) != new[key]):
+        raise SystemExit(
+            f"{path.name} is of another run: {', '.join(differing)} differ. Rows can be added only "
+            "where nothing but the methods differs; give another --out."
+        )
+    return there
 
 
 def _load(options: argparse.Namespace, classifier: models.Classifier) -> data.ImageSet:
@@ -230,7 +270,8 @@ def _plan(
     """The plan that was asked for, checked before anything is computed."""
     numbers = chosen(images, options.images, at_least=1)
     require_positive(options, "region_size", "steps", "repeats", "block")
-    known = {"methods": attribution.METHODS, "orders": evaluation.ORDERS, "fills": evaluation.FILLS}
+    methods = attribution.METHODS | extra_methods(classifier)
+    known = {"methods": methods, "orders": evaluation.ORDERS, "fills": evaluation.FILLS}
     require_known(options, **known)
     side = classifier.preprocess.crop
     regions = evaluation.Regions(side, side, options.region_size, options.edge)
@@ -243,7 +284,7 @@ def _plan(
 def split_flags(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Scores, and which maps were the same everywhere, both by "fill/order/method"."""
     flags = {k.removeprefix(_CONSTANT): v for k, v in found.items() if k.startswith(_CONSTANT)}
-    return {k: v for k, v in found.items() if not k.startswith(_CONSTANT)}, flags
+    return {k: v for k, v in found.items() if not k.startswith((_CONSTANT, _TIED))}, flags
 
 
 def read_plan(record: dict[str, Any]) -> Plan:
@@ -280,7 +321,8 @@ def _block(run: _Run, block: range, bar: "tqdm[Any]") -> Block:
         target = module(x).argmax(dim=1)
     found["target"] = target.cpu()
     seed = plan.seed + block.start
-    heatmaps = {name: heatmap(name, module, x, target, seed) for name in plan.methods}
+    extra = extra_methods(run.classifier)
+    heatmaps = {name: heatmap(name, module, x, target, seed, extra) for name in plan.methods}
     for fill, order in ((fill, order) for fill in plan.fills for order in plan.orders):
         with warnings.catch_warnings():  # constant heatmaps are counted in the table
             warnings.simplefilter("ignore", evaluation.ConstantHeatmapWarning)
@@ -304,6 +346,7 @@ def _block(run: _Run, block: range, bar: "tqdm[Any]") -> Block:
         for method, result in curves.items():
             found[f"{fill}/{order}/{method}"] = result.scores
             found[f"{_CONSTANT}{fill}/{order}/{method}"] = result.constant
+            found[f"{_TIED}{fill}/{order}/{method}"] = result.tied
         bar.update(len(block))
     versions = provenance("")["versions"]
     notes = {

@@ -1,46 +1,79 @@
 """The tables of ``samek``: areas, curves and comparisons, from the scores of all images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor, stack
 
 from xaiutils import evaluation
-from xaiutils.reproduce._tables import interval, pair_row, write_table
+from xaiutils.reproduce._tables import interval, write_table
 
 Key = tuple[str, str, str]
+SIGN_DRAWS = 100_000  # with 10,000 Holm's p could not fall below 0.03 for 300 pairs
+RANDOM_ORDER = "(none)"  # stands where a method would, for the order that is drawn by lot
+PAPER = ("sensitivity", "deconvnet_l2", "lrp_alpha2_beta1", "lrp_epsilon_0.01", "lrp_epsilon_100")
+"""The methods of Samek et al. 2017, with both of its LRP rules."""
 _COMPARED = ("aopc_morf", "aopc_lerf", "abpc")
+_GAINS = ("aopc_morf_minus_random", "aopc_lerf_minus_random")
+_AT_ONCE = 500  # resamples whose draws are held in memory
+_NAMES = {
+    "areas": ("fill", "measure", "method"),
+    "curves": ("fill", "order", "method", "step"),
+    "comparisons": ("fill", "measure", "first", "second"),
+    "fills": ("measure", "method", "first", "second"),
+    "steps": ("fill", "steps", "measure", "first", "second"),
+}
 
 
 def write_tables(
-    out: Path, scores: Mapping[str, Tensor], constant: Mapping[str, Tensor], resamples: int
+    out: Path,
+    scores: Mapping[str, Tensor],
+    constant: Mapping[str, Tensor],
+    resamples: int,
+    tied: Mapping[str, Tensor] | None = None,
+    steps: int | None = None,
+    axis: Sequence[int] = (),
+    add: bool = False,
 ) -> list[Path]:
     """Write the tables beside each other, each whole or not at all.
 
     ``-areas`` has AOPC, its gain over the random order, and ABPC, with their intervals over images;
-    ``-curves`` the mean score at each step; ``-comparisons`` all pairs of methods, Holm's
-    correction being made within each fill and measure; ``-fills`` all pairs of fills, within each
-    measure and method.
+    ``-curves`` the mean score at each step; ``-comparisons`` all pairs of methods, and each
+    method with the random order, Holm's correction being made within each fill and measure;
+    ``-fills`` all pairs of fills, within each measure and method; ``-steps`` the paper's methods
+    by the number of replaced regions, Holm's correction likewise.
 
     Args:
         out: What the names of the files begin with.
         scores: By "fill/order/method", of shape (N, repeats, L + 1).
         constant: By the same names, which heatmaps were constant, (N,) bool.
-        resamples: Draws of the bootstrap and of the signs.
+        resamples: Draws of the bootstrap; signs are drawn `SIGN_DRAWS` times.
+        tied: By the same names, how many regions of each map the lot ordered, (N,).
+        steps: Take the first so many steps as L; all of them if None. The curves stay whole.
+        axis: The numbers of steps in ``-steps``.
+        add: Keep the rows of tables that are there, unless these have the same names.
 
     Returns:
         The files.
     """
     parts: dict[Key, Tensor] = {_key(name): found.double() for name, found in scores.items()}
     dead = {_key(name): int(found.sum()) for name, found in constant.items()}
-    areas = {key: _aopc(found) for key, found in parts.items()}
+    by_lot = {_key(k): found.double().mean().item() for k, found in (tied or {}).items()}
+    areas = {key: _aopc(found, steps) for key, found in parts.items()}
     tables = {
-        "areas": _areas(areas, dead, resamples),
+        "areas": _areas(areas, dead, by_lot, resamples),
         "curves": _curves(parts),
         "comparisons": _comparisons(areas, resamples),
         "fills": _between_fills(areas, resamples),
+        "steps": [row for number in axis for row in _at(number, parts, resamples)],
     }
+    if add:
+        tables = {n: rows_beside(out, n, _NAMES[n], rows) for n, rows in tables.items() if rows}
     return [write_table(out, name, rows) for name, rows in tables.items() if rows]
 
 
@@ -49,9 +82,12 @@ def _key(name: str) -> Key:
     return fill, order, method
 
 
-def _aopc(scores: Tensor) -> Tensor:
-    """Samek et al. 2017, eq. 11, for each image."""
-    return (scores[..., :1] - scores).mean(dim=(1, 2))
+def _aopc(scores: Tensor, steps: int | None = None) -> Tensor:
+    """Samek et al. 2017, eq. 11, for each image, over the first so many steps."""
+    if steps is not None and not 1 <= steps < scores.shape[2]:
+        raise SystemExit(f"{steps} steps: give 1 to {scores.shape[2] - 1}, the steps of the run.")
+    taken = scores if steps is None else scores[..., : steps + 1]
+    return (taken[..., :1] - taken).mean(dim=(1, 2))
 
 
 def _measures(areas: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
@@ -69,14 +105,18 @@ def _measures(areas: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
 
 
 def _areas(
-    areas: Mapping[Key, Tensor], dead: Mapping[Key, int], resamples: int
+    areas: Mapping[Key, Tensor],
+    dead: Mapping[Key, int],
+    tied: Mapping[Key, float],
+    resamples: int,
 ) -> list[dict[str, Any]]:
     rows = []
     for (fill, measure, method), values in _measures(areas).items():
         order = "lerf" if "lerf" in measure else "random" if measure == "aopc_random" else "morf"
-        names = {"fill": fill, "measure": measure, "method": method}
-        constant = {"constant_maps": dead[fill, order, method]}
-        rows.append(names | interval(values, resamples) | constant)
+        key = fill, order, method
+        lot = {"constant_maps": dead[key]} | ({"tied_regions": tied[key]} if tied else {})
+        rows.append(dict(zip(_NAMES["areas"], (fill, measure, method), strict=True))
+                    | interval(values, resamples) | lot)  # fmt: skip
     return rows
 
 
@@ -89,15 +129,27 @@ def _curves(parts: Mapping[Key, Tensor]) -> list[dict[str, Any]]:
 
 
 def _comparisons(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str, Any]]:
+    """All pairs of methods; then each method with the random order, whose gain is given."""
     groups: dict[tuple[str, str], dict[str, Tensor]] = {}
     for (fill, measure, method), values in _measures(areas).items():
-        if measure in _COMPARED and len(values) > 1:
+        if len(values) > 1:
             groups.setdefault((fill, measure), {})[method] = values
-    return [
-        {"fill": fill, "measure": measure} | pair
-        for (fill, measure), methods in groups.items()
-        for pair in _pairs(methods, resamples)
-    ]
+    rows: list[dict[str, Any]] = []
+    for (fill, measure), methods in groups.items():
+        names = {"fill": fill, "measure": measure}
+        if measure in _COMPARED:
+            rows += [names | pair for pair in _pairs(methods, resamples)]
+        elif measure in _GAINS:
+            gains = {(method, RANDOM_ORDER): gain for method, gain in methods.items()}
+            rows += [names | pair for pair in _differences(gains, resamples)]
+    return rows
+
+
+def _at(steps: int, parts: Mapping[Key, Tensor], resamples: int) -> list[dict[str, Any]]:
+    """The paper's methods with so many regions replaced."""
+    kept = {k: p for k, p in parts.items() if k[2] in (*PAPER, RANDOM_ORDER)}
+    rows = _comparisons({k: _aopc(p, steps) for k, p in kept.items()}, resamples)
+    return [{"fill": row.pop("fill"), "steps": steps} | row for row in rows]
 
 
 def _between_fills(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str, Any]]:
@@ -114,6 +166,78 @@ def _between_fills(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str
 
 def _pairs(values: Mapping[str, Tensor], resamples: int) -> list[dict[str, Any]]:
     """All pairs, as rows of a table; none of a single entry."""
-    if len(values) < 2:
+    pairs = {(one, two): values[one] - values[two] for one, two in combinations(values, 2)}
+    return _differences(pairs, resamples)
+
+
+def _differences(
+    pairs: Mapping[tuple[str, str], Tensor], resamples: int, seed: int = 0
+) -> list[dict[str, Any]]:
+    """`evaluation.compare` for many differences (N,) at once: it draws for each what serves all."""
+    if not pairs:
         return []
-    return [pair_row(pair) for pair in evaluation.compare(values, resamples=resamples)]
+    columns = stack([d.double() for d in pairs.values()], dim=1).numpy()
+    low, high = _intervals(columns, resamples, seed)
+    p_values = _sign_flips(columns, SIGN_DRAWS, seed)
+    found = zip(pairs, columns.mean(axis=0), low, high, p_values, evaluation.holm(p_values),
+                strict=True)  # fmt: skip
+    return [
+        {"first": one, "second": two, "difference": mean, "low": lo, "high": hi,
+         "images": len(columns), "p_value": p, "p_holm": holm}
+        for (one, two), mean, lo, hi, p, holm in found
+    ]  # fmt: skip
+
+
+def _intervals(
+    columns: NDArray[np.float64], resamples: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`evaluation.bootstrap` of each column of (N, P)."""
+    random, images, means = np.random.default_rng(seed), len(columns), []
+    for part in _parts(resamples):
+        rows = random.integers(images, size=(part, images))
+        counts = np.stack([np.bincount(row, minlength=images) for row in rows])
+        means.append(counts.astype(np.float64) @ columns / images)
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
+    return low, high
+
+
+def _sign_flips(columns: NDArray[np.float64], draws: int, seed: int) -> list[float]:
+    """`evaluation.sign_flip` of each column of (N, P)."""
+    random = np.random.default_rng(seed)
+    reached = abs(columns.sum(axis=0)) - 1e-7 * abs(columns).sum(axis=0)  # but for rounding
+    extreme = np.ones(columns.shape[1])
+    for part in _parts(draws):
+        signs = 2.0 * random.integers(2, size=(part, len(columns))) - 1
+        extreme += (abs(signs @ columns) >= reached).sum(axis=0)
+    return list((extreme / (draws + 1)).tolist())
+
+
+def _parts(draws: int) -> list[int]:
+    whole, rest = divmod(draws, _AT_ONCE)
+    return [_AT_ONCE] * whole + [rest] * (rest > 0)
+
+
+def rows_beside(
+    out: Path, name: str, keys: Sequence[str], rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """These rows after those of the table `out`-`name`.csv, as far as that has others.
+
+    Holm's correction is made anew over the old rows and the new ones of a group.
+
+    Args:
+        out: What the names of the files begin with.
+        name: Of the table.
+        keys: The columns that name a row; a group shares all of them but "first" and "second".
+        rows: The new rows.
+    """
+    new, path = pd.DataFrame(rows), out.with_name(f"{out.name}-{name}.csv")
+    names = list(keys)
+    if path.exists():
+        old = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        again = old.set_index(names).index.isin(new.set_index(names).index)
+        new = pd.concat([old[~again], new], ignore_index=True)
+    if "p_holm" in new:
+        group = [key for key in names if key not in ("first", "second")]
+        p_values = new.groupby(group, sort=False)["p_value"]
+        new["p_holm"] = p_values.transform(lambda p: evaluation.holm(list(p)))
+    return [{str(k): v for k, v in row.items()} for row in new.to_dict("records")]
