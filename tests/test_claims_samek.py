@@ -161,6 +161,20 @@ def test_the_set_up_of_each_claim_is_its_own(tmp_path):
             assert row.claim.there.startswith("One data set, SUN397")
 
 
+def test_maps_with_and_without_a_sign_are_drawn_on_one_scale_where_that_was_run(tmp_path):
+    write_tables(tmp_path, "squeezenet1_1", gap=3)
+    before = judged(tmp_path)["PNG files: deconvolution above LRP"]
+    assert "half of the grey levels" in before.claim.here
+    file = tmp_path / "complexity-squeezenet1_1-comparisons.csv"
+    table = pd.read_csv(file)
+    fair = table.assign(setting="grey, one scale for all")
+    fair[["difference", "low", "high"]] = fair[["difference", "low", "high"]] * 2
+    pd.concat([table, fair]).to_csv(file, index=False)
+    after = judged(tmp_path)["PNG files: deconvolution above LRP"]
+    assert (before.claim.effects[0].mean, after.claim.effects[0].mean) == (3, 6)
+    assert "on one scale" in after.claim.here
+
+
 def test_without_tables_there_is_no_ledger(tmp_path):
     with pytest.raises(FileNotFoundError, match="no table for the claim"):
         _samek.rows(tmp_path)

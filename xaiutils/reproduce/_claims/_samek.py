@@ -41,6 +41,11 @@ _THERE_ENTROPY = f"{_NETS}; {_DATA}; box plots, no numbers."
 _SENSITIVITY, _DECONVOLUTION, _ALPHA_BETA = "sensitivity", "deconvnet_l2", "lrp_alpha2_beta1"
 _WORDS = {_SENSITIVITY: "sensitivity", _DECONVOLUTION: "deconvolution", _ALPHA_BETA: "LRP"}
 """The methods of the paper, from the largest files to the smallest."""
+_SETTINGS = {
+    "grey, one scale for all": "All are drawn on one scale, with room for both signs.",
+    "grey": "A map with a sign has half of the grey levels on each side, one without has them all.",
+}
+"""How maps were drawn for their sizes, the fairest way first."""
 _FALL = "mean fall of the logit"
 _GRADIENT = "input_x_gradient"
 _EPSILON = re.compile(r"lrp_epsilon_(\d[\d._]*(?:e-?\d+)?)")
@@ -186,6 +191,7 @@ def _complexity(results: Path) -> list[Claim]:
 def _smaller(results: Path, statement: str, measure: str, pairs: dict[str, str]) -> Claim:
     """A claim that the second of each pair has the simpler maps."""
     sizes = measure != "entropy"
+    setting = _setting(results)
     orders = [f"{_WORDS[first].title()} minus {_WORDS[second]}" for first, second in pairs.items()]
     return _claim(
         results,
@@ -194,25 +200,30 @@ def _smaller(results: Path, statement: str, measure: str, pairs: dict[str, str])
         lambda network: [
             effect
             for first, second in pairs.items()
-            for effect in _sizes(
-                results, measure, "bytes" if sizes else "bits a pixel", first, second, network
-            )
+            for effect in _sizes(results, measure, setting, first, second, network)
         ],
         f"{'; '.join(orders)}. LRP is by the alpha-beta rule; grey pictures of 224 x 224 pixels, "
-        "each map scaled to its own maximum. A map with a sign has half of the grey levels on each "
-        "side, one without has all of them.",
+        f"each map scaled to its own maximum. {_SETTINGS[setting]}",
         there=_THERE_SIZES if sizes else _THERE_ENTROPY,
     )
 
 
+def _setting(results: Path) -> str:
+    """The fairest way of drawing maps with and without a sign that all networks' tables have."""
+    tables = (_table(results, network, "comparisons", "complexity") for network in NETWORKS)
+    drawn = [set(table["setting"]) for table in tables if table is not None]
+    return next(name for name in _SETTINGS if all(name in names for names in drawn))
+
+
 def _sizes(
-    results: Path, measure: str, unit: str, first: str, second: str, network: str
+    results: Path, measure: str, setting: str, first: str, second: str, network: str
 ) -> list[Effect]:
     """First minus second, by one measure of complexity."""
     table = _table(results, network, "comparisons", "complexity")
     if table is None:
         return []
-    rows = table[(table["measure"] == measure) & (table["setting"] == "grey")]
+    rows = table[(table["measure"] == measure) & (table["setting"] == setting)]
+    unit = "bits a pixel" if measure == "entropy" else "bytes"
     words = f"{unit}, {_WORDS[first]} minus {_WORDS[second]}, {NETWORKS[network]}"
     return _signed(rows, first, second, words, 0)
 
