@@ -95,6 +95,19 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         run(tmp_path, "--candidates=greedy", "--steps=4")
 
 
+def test_the_account_of_an_output_closes_and_is_that_of_the_method(tmp_path, module):
+    out = tmp_path / "account"
+    command.main(["dmbp", "account", f"--out={out}", "--model=mnist_cnn", "--images=2:7"])
+    table = pd.read_csv(tmp_path / "account-parts.csv").set_index("part")["mean"]
+    x = data.mnist("test", source="embedded").images[2:7]
+    found = attribution.dmbp(module, x, None, 0)
+    assert table["biases"] == pytest.approx(found.bias.mean().item(), rel=1e-4)
+    assert table["biases"] + table["sum of J*x"] == pytest.approx(table["output"], rel=1e-4)
+    exceeds = (found.bias > found.output).double().mean().item()
+    assert table["share of images whose biases exceed the output"] == pytest.approx(exceeds)
+    assert json.loads((tmp_path / "account.json").read_text())["model"] == "mnist_cnn"
+
+
 def samek(work, methods, *more):
     options = ["--model=mnist_cnn", "--data=mnist", "--source=embedded", "--images=0:5"]
     options += ["--steps=4", "--region-size=7", "--repeats=1", "--block=2"]

@@ -3,6 +3,7 @@
 ``search`` compares objectives by region perturbation, purity, sparsity and stability: run it once
 on images to choose by, and once more on others to report. ``join`` puts blocks of ``samek run`` on
 the same images side by side, so that methods that were run apart can be compared image by image.
+``account`` tells how much of an output the biases contribute, which no branch can hold.
 """
 
 import argparse
@@ -64,6 +65,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     join.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     join.add_argument("--resamples", type=int, default=10_000, help="draws of the bootstrap")
     join.set_defaults(run=join_runs)
+    account = actions.add_parser("account", help="how much of the output the biases contribute")
+    account.add_argument("--out", type=Path, required=True, help="tables begin with this path")
+    account.add_argument("--model", required=True, help="a name of models.available_classifiers()")
+    account.add_argument("--images", type=image_range, required=True, help="first:last[:stride]")
+    account.set_defaults(run=run_account)
     dmbp = actions.add_parser("search", help="compare the objectives of DMBP")
     dmbp.add_argument("--work", type=Path, required=True, help="folder of the blocks")
     dmbp.add_argument("--out", type=Path, required=True, help="tables begin with this path")
@@ -220,6 +226,31 @@ def write_tables(out: Path, found: Mapping[str, Tensor]) -> None:
     areas = {key.removeprefix("abpc/"): v for key, v in found.items() if key.startswith("abpc/")}
     judged = {key: v.double() for key, v in areas.items() if not key.endswith("/negative")}
     write_table(out, "comparisons", [pair_row(pair) for pair in evaluation.compare(judged)])
+
+
+def run_account(options: argparse.Namespace) -> int:
+    """Write the mean output of the named class, and how it is made up; in units of the output."""
+    images, classifier = data.imagenet_sample(), models.load_classifier(options.model)
+    parts: dict[str, list[Tensor]] = {"output": [], "biases": [], "sum of J*x": []}
+    for number in chosen(images, options.images):
+        x = inputs(images, classifier, range(number, number + 1))
+        found = attribution.dmbp(classifier.module, x, None, iterations=0)
+        parts["output"].append(found.output)
+        parts["biases"].append(found.bias)
+        parts["sum of J*x"].append(found.output - found.bias)
+    values = {name: torch.cat(part) for name, part in parts.items()}
+    larger = (values["biases"] > values["output"]).double()
+    rows = [{"part": name} | interval(part) for name, part in values.items()]
+    rows.append({"part": "share of images whose biases exceed the output"} | interval(larger))
+    write_table(options.out, "parts", rows)
+    facts = {
+        "model": options.model,
+        "weights": weights(classifier.module, classifier.source),
+        "data": f"{images.name}, images {':'.join(map(str, options.images))}",
+    }
+    written = options.out.with_name(f"{options.out.name}.json")
+    write_json(written, provenance(command_line(), **facts))
+    return 0
 
 
 def join_runs(options: argparse.Namespace) -> int:
