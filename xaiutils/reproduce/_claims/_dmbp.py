@@ -130,8 +130,11 @@ def _oracles(results: Path) -> list[Claim]:
     whole = _beside_gradient(pairs, "agreement", "correlation with the contributions")
     parts = [
         effect
+        for evidence in ("gross ", "")
         for sign in ("positive", "negative")
-        for effect in _beside_gradient(pairs, sign, f"cosine with the {sign} net contributions")
+        for effect in _beside_gradient(
+            pairs, f"{evidence}{sign}", f"cosine with the {evidence or 'net '}{sign} contributions"
+        )
     ]
     return [
         _claim(
@@ -144,11 +147,13 @@ def _oracles(results: Path) -> list[Claim]:
         ),
         _claim(
             "It separates positive from negative factors, where both are known",
-            _BUILT + "Each branch minus the entries of its sign in gradient x input.",
+            _BUILT + "Each branch minus the entries of its sign in gradient x input. Gross: what "
+            "the units of the last hidden layer with a share of that sign put in; net: the balance "
+            "of a region, where it has that sign.",
             parts,
             "not testable",
-            "A branch is meant to report gross evidence of its sign; what is known of a region "
-            "here is the balance, which gradient x input states exactly where there are no biases.",
+            "Random networks are of another kind. A branch is meant to report gross evidence; the "
+            "balance is what gradient x input states, exactly where there are no biases.",
         ),
     ]
 
