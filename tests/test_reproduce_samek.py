@@ -210,7 +210,7 @@ def test_differences_are_those_of_compare():
     methods = {name: torch.randn(9, generator=generator).double() + 0.3 * i
                for i, name in enumerate("abc")}  # fmt: skip
     pairs = {(a, b): methods[a] - methods[b] for a, b in (("a", "b"), ("a", "c"), ("b", "c"))}
-    rows = _samek_tables._differences(pairs, resamples=1500)
+    rows = _samek_tables._differences(["set"], {("all",): pairs}, resamples=1500)
     expected = evaluation.compare(methods, resamples=1500)
     for row, pair in zip(rows, expected, strict=True):
         assert (row["first"], row["second"]) == (pair.first, pair.second)

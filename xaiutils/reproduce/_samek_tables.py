@@ -14,13 +14,14 @@ from xaiutils import evaluation
 from xaiutils.reproduce._tables import interval, write_table
 
 Key = tuple[str, str, str]
+Pairs = dict[tuple[str, str], Tensor]
 SIGN_DRAWS = 100_000  # with 10,000 Holm's p could not fall below 0.03 for 300 pairs
 RANDOM_ORDER = "(none)"  # stands where a method would, for the order that is drawn by lot
 PAPER = ("sensitivity", "deconvnet_l2", "lrp_alpha2_beta1", "lrp_epsilon_0.01", "lrp_epsilon_100")
 """The methods of Samek et al. 2017, with both of its LRP rules."""
 _COMPARED = ("aopc_morf", "aopc_lerf", "abpc")
 _GAINS = ("aopc_morf_minus_random", "aopc_lerf_minus_random")
-_AT_ONCE = 500  # resamples whose draws are held in memory
+_AT_ONCE = 500  # draws, or columns, that are held in memory together
 _NAMES = {
     "areas": ("fill", "measure", "method"),
     "curves": ("fill", "order", "method", "step"),
@@ -134,15 +135,13 @@ def _comparisons(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str, 
     for (fill, measure, method), values in _measures(areas).items():
         if len(values) > 1:
             groups.setdefault((fill, measure), {})[method] = values
-    rows: list[dict[str, Any]] = []
-    for (fill, measure), methods in groups.items():
-        names = {"fill": fill, "measure": measure}
-        if measure in _COMPARED:
-            rows += [names | pair for pair in _pairs(methods, resamples)]
-        elif measure in _GAINS:
-            gains = {(method, RANDOM_ORDER): gain for method, gain in methods.items()}
-            rows += [names | pair for pair in _differences(gains, resamples)]
-    return rows
+    differences: dict[tuple[str, ...], Pairs] = {}
+    for key, methods in groups.items():
+        if key[1] in _COMPARED:
+            differences[key] = _pairs(methods)
+        elif key[1] in _GAINS:
+            differences[key] = {(method, RANDOM_ORDER): gain for method, gain in methods.items()}
+    return _differences(("fill", "measure"), differences, resamples)
 
 
 def _at(steps: int, parts: Mapping[Key, Tensor], resamples: int) -> list[dict[str, Any]]:
@@ -157,47 +156,65 @@ def _between_fills(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str
     for (fill, measure, method), values in _measures(areas).items():
         if measure in (*_COMPARED, "aopc_random") and len(values) > 1:
             groups.setdefault((measure, method), {})[fill] = values
-    return [
-        {"measure": measure, "method": method} | pair
-        for (measure, method), fills in groups.items()
-        for pair in _pairs(fills, resamples)
-    ]
+    differences: dict[tuple[str, ...], Pairs] = {k: _pairs(fills) for k, fills in groups.items()}
+    return _differences(("measure", "method"), differences, resamples)
 
 
-def _pairs(values: Mapping[str, Tensor], resamples: int) -> list[dict[str, Any]]:
-    """All pairs, as rows of a table; none of a single entry."""
-    pairs = {(one, two): values[one] - values[two] for one, two in combinations(values, 2)}
-    return _differences(pairs, resamples)
+def _pairs(values: Mapping[str, Tensor]) -> Pairs:
+    """The differences of all pairs; none of a single entry."""
+    return {(one, two): values[one] - values[two] for one, two in combinations(values, 2)}
 
 
 def _differences(
-    pairs: Mapping[tuple[str, str], Tensor], resamples: int, seed: int = 0
+    names: Sequence[str],
+    groups: Mapping[tuple[str, ...], Pairs],
+    resamples: int,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """`evaluation.compare` for many differences (N,) at once: it draws for each what serves all."""
-    if not pairs:
+    """`evaluation.compare` for many groups at once: what is drawn for one pair serves them all.
+
+    Args:
+        names: Of the columns that tell the groups apart.
+        groups: The values of these columns, with differences (N,) of the same images by pair.
+        resamples: Of the bootstrap.
+        seed: Of all draws.
+
+    Returns:
+        A row for each pair; Holm's correction is made within each group.
+    """
+    differences = [d.double() for pairs in groups.values() for d in pairs.values()]
+    if not differences:
         return []
-    columns = stack([d.double() for d in pairs.values()], dim=1).numpy()
+    columns = stack(differences, dim=1).numpy()
     low, high = _intervals(columns, resamples, seed)
     p_values = _sign_flips(columns, SIGN_DRAWS, seed)
-    found = zip(pairs, columns.mean(axis=0), low, high, p_values, evaluation.holm(p_values),
-                strict=True)  # fmt: skip
-    return [
-        {"first": one, "second": two, "difference": mean, "low": lo, "high": hi,
-         "images": len(columns), "p_value": p, "p_holm": holm}
-        for (one, two), mean, lo, hi, p, holm in found
-    ]  # fmt: skip
+    numbers = iter(zip(columns.mean(axis=0), low, high, p_values, strict=True))
+    rows: list[dict[str, Any]] = []
+    for key, pairs in groups.items():
+        found = [next(numbers) for _ in pairs]
+        adjusted = evaluation.holm([p for *_, p in found])
+        for (one, two), (mean, lo, hi, p), holm in zip(pairs, found, adjusted, strict=True):
+            ends = {"difference": mean, "low": lo, "high": hi, "images": len(columns)}
+            which = dict(zip(names, key, strict=True)) | {"first": one, "second": two}
+            rows.append(which | ends | {"p_value": p, "p_holm": holm})
+    return rows
 
 
 def _intervals(
     columns: NDArray[np.float64], resamples: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`evaluation.bootstrap` of each column of (N, P)."""
-    random, images, means = np.random.default_rng(seed), len(columns), []
-    for part in _parts(resamples):
-        rows = random.integers(images, size=(part, images))
-        counts = np.stack([np.bincount(row, minlength=images) for row in rows])
-        means.append(counts.astype(np.float64) @ columns / images)
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
+    random, images = np.random.default_rng(seed), len(columns)
+    counts = np.stack([
+        np.bincount(row, minlength=images)
+        for part in _parts(resamples)
+        for row in random.integers(images, size=(part, images))
+    ]).astype(np.float64)  # fmt: skip
+    ends = [
+        np.quantile(counts @ columns[:, first : first + _AT_ONCE] / images, [0.025, 0.975], axis=0)
+        for first in range(0, columns.shape[1], _AT_ONCE)
+    ]
+    low, high = np.concatenate(ends, axis=1)
     return low, high
 
 
