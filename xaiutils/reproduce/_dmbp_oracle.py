@@ -109,8 +109,9 @@ def gross_evidence(network: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
         Two tensors (N, GRID**2): the sum over the units whose share in what the output loses when
         the region is set to 0 is positive, and the sum over the others, which is not positive.
     """
-    hidden, readout = network[:4], network[4].weight
-    shares = (hidden(x) - hidden(torch.zeros_like(x))) * readout.transpose(0, 1)[None, :, 0]
+    hidden, readout = network[:4], network[4]
+    assert isinstance(readout, nn.Conv2d)
+    shares = (hidden(x) - hidden(torch.zeros_like(x))) * readout.weight.transpose(0, 1)[None, :, 0]
     return shares.clamp(min=0).sum(1).flatten(1), shares.clamp(max=0).sum(1).flatten(1)
 
 
