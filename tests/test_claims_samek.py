@@ -136,6 +136,15 @@ def test_the_paper_s_epsilon_is_what_its_claim_is_judged_by(tmp_path, named):
     ]
 
 
+def test_epsilon_on_digits_alone_decides_nothing(tmp_path):
+    write_tables(tmp_path, "squeezenet1_1", gap=3)
+    write_tables(tmp_path, "mnist_cnn", gap=3, methods=("lrp_epsilon_100", *METHODS))
+    row = judged(tmp_path)[EPSILON]
+    assert row.verdict == "not testable here"
+    assert "No network of the paper's kind" in row.claim.remark
+    assert [effect.of_kind for effect in row.claim.effects] == [False]
+
+
 def test_what_was_said_of_one_set_of_photographs_is_not_testable_on_another(tmp_path):
     write_tables(tmp_path, "squeezenet1_1", gap=3)
     row = judged(tmp_path)["Sensitivity is no better than a random order on SUN397"]

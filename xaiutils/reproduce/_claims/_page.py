@@ -29,14 +29,17 @@ def reason(row: Judged) -> str:
 
 
 def _counts(findings: Sequence[Finding]) -> str:
-    """For example: Of 3 comparisons 2 are for it, 0 against it, 1 open."""
+    """For example: Of 3 comparisons, 2 are for it, 0 against it, and 1 open."""
     says: list[str] = [finding.says for finding in findings if finding.says]
     if not says:
         return ""
     if len(says) == 1:
         return f"The only comparison is {_SAID[says[0]]}."
-    counts = [f"{says.count(word)} {words}" for word, words in _SAID.items()]
-    return f"Of {len(says)} comparisons {', '.join(counts)}."
+    favour, against, undecided = (says.count(word) for word in _SAID)
+    return (
+        f"Of {len(says)} comparisons, {favour} are for it, {against} against it, and "
+        f"{undecided} open."
+    )
 
 
 def _uncorrected(findings: Sequence[Finding]) -> str:

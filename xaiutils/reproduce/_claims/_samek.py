@@ -137,7 +137,8 @@ def rows(results: Path) -> list[Claim]:
 def _epsilon(results: Path, table: Table) -> Claim:
     """Epsilon of the paper's sizes against alpha-beta; epsilon near 0 stands beside it."""
     found = partial(_epsilons, table)
-    run = any(found(network) for network in NETWORKS)
+    run = [network for network in NETWORKS if found(network)]
+    missing = "" if set(run) - set(_OTHER_KIND) else "No network of the paper's kind was run so."
     claim = partial(
         _claim,
         results,
@@ -147,7 +148,8 @@ def _epsilon(results: Path, table: Table) -> Claim:
     )
     if run:
         here = "Epsilon minus alpha-beta, by the area over the MoRF curve, with the paper's two"
-        return claim(found, f"{here} sizes of epsilon; activations have another scale here.")
+        here = f"{here} sizes of epsilon; activations have another scale here."
+        return claim(found, here, remark=missing)
     return claim(
         partial(_pair, table, _GRADIENT, _ALPHA_BETA),
         "Gradient x input, to which the rule tends as epsilon goes to 0, minus alpha-beta.",
