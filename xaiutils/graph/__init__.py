@@ -34,6 +34,7 @@ from xaiutils.graph.operations import (
     Switch,
     Upsample,
 )
+from xaiutils.graph.outputs import outputs_of
 from xaiutils.graph.running import GateRule, Graph, Node, Record, add_signal, gated, trace
 from xaiutils.graph.windows import Incremental, Windows
 
@@ -74,5 +75,6 @@ __all__ = [
     "check_input",
     "check_model",
     "gated",
+    "outputs_of",
     "trace",
 ]
