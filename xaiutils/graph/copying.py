@@ -55,10 +55,11 @@ def _copied(value: Any, copies: dict[int, Any]) -> Any:
 
 def _owner(value: Any, copies: dict[int, Any]) -> Any:
     """Copy an object whose method is a hook, too: it may write into itself."""
-    plain = type(value).__new__ is object.__new__ and hasattr(value, "__dict__")
+    kind: Any = type(value)
+    plain = kind.__new__ is object.__new__ and hasattr(value, "__dict__")
     if id(value) in copies or not plain or isinstance(value, nn.Module):
         return copies.get(id(value), value)
-    copies[id(value)] = new = object.__new__(type(value))
+    copies[id(value)] = new = object.__new__(kind)
     vars(new).update({name: _copied(entry, copies) for name, entry in vars(value).items()})
     return new
 

@@ -72,7 +72,7 @@ def _place(tensor: Tensor | None, seen: dict[int, int]) -> Hashable:
 
 
 def _mark(value: Any, depth: int) -> Hashable:
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _SCALARS:
         return (kind, value)
     if isinstance(value, Tensor):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from xaiutils.graph import operations as ops
 from xaiutils.graph.copying import HOOKS, twin
@@ -20,7 +20,7 @@ from xaiutils.graph.operations import Operation
 from xaiutils.graph.outputs import outputs_of
 from xaiutils.graph.running import Graph, Node, fast_format, undisturbed
 from xaiutils.graph.structure import Structure, Template
-from xaiutils.graph.tracing import exported, run_without_onlookers, untraceable
+from xaiutils.graph.tracing import GLOBAL_HOOKS, exported, run_without_onlookers, untraceable
 from xaiutils.graph.translating import translated
 
 # How far a graph's output may be from the network's, relative to the largest number in it.
@@ -119,7 +119,7 @@ def _remembered(model: nn.Module, key: Any) -> Structure | None:
 def _doubtful(model: nn.Module) -> bool:
     """Whether the network may compute something else although its fingerprint is the same."""
     memory = _memories.get(model)
-    if torch_module._has_any_global_hook() or (memory and memory.written):
+    if any(GLOBAL_HOOKS) or (memory and memory.written):
         return True
     return any(
         "forward" in vars(part) or any(getattr(part, name) for name in HOOKS)
@@ -197,41 +197,43 @@ def _difference(model: nn.Module, plain: Graph, x: Tensor) -> str:
     """Say where a graph, without folding, first computes something else than the network."""
     name = type(model).__name__
     record = plain.record(x)
-    for path, expected in _outputs_of_modules(twin(model), x).items():
-        try:
-            found = record.value(plain.find(path).index)
-        except ValueError:  # nothing of this module is in the graph
-            continue
+    place = "the outputs of its modules agree: look at what its forward or a hook does with them"
+    for path, index, expected in _outputs_of_modules(twin(model), plain, x):
+        found = record.value(index)
         if found.shape == expected.shape and not _agree(found, expected):
             place = f"the output of {path!r} is the first that differs"
             break
-    else:
-        place = (
-            "the outputs of its modules agree: look at what its forward or a hook does with them"
-        )
     return (
         f"what was traced of {name} does not compute what {name} does, and is not used: {place}. "
         "Does it draw at random, or is something patched or hooked that depends on the input?"
     )
 
 
-def _outputs_of_modules(copy: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return the output of each module in a copied network, in the order in which they end."""
-    outputs: dict[str, Tensor] = {}
+def _outputs_of_modules(
+    copy: nn.Module, plain: Graph, x: Tensor
+) -> Iterator[tuple[str, int, Tensor]]:
+    """Give the path, the node and the output of each module, in the order in which they end."""
+    outputs: list[tuple[str, Tensor]] = []
 
     def keep(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            outputs.pop(path, None)  # of several uses the last
             if isinstance(output, Tensor):
-                outputs[path] = output.clone()  # it may be changed in place later
+                outputs.append((path, output.clone()))  # it may be changed in place later
 
         return hook
 
     for path, part in copy.named_modules():
-        if path:
-            part.register_forward_hook(keep(path))
+        part.register_forward_hook(keep(path))
     copy(x.clone())
-    return outputs
+    uses = Counter(path for path, _ in outputs)
+    met: Counter[str] = Counter()
+    for path, output in outputs:
+        met[path] += 1
+        nodes = [node.index for node in plain.nodes if node.module == path]
+        if len(nodes) == uses[path]:  # one node for each use
+            yield path, nodes[met[path] - 1], output
+        elif nodes and met[path] == uses[path]:
+            yield path, plain.find(path).index, output
 
 
 # ----------------------------------------------------------------------------------- binding

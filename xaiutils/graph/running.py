@@ -14,7 +14,8 @@ from torch import Tensor
 
 from xaiutils.graph.operations import Gate, LinearOperation, Operation, Shape, Switch
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 GateRule = Callable[["Node", Tensor, "Record"], Tensor]
 
 

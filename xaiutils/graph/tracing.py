@@ -8,9 +8,11 @@ before: those that only look on are left out, those that change something are tr
 from __future__ import annotations
 
 import inspect
+import io
 import logging
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from xaiutils.graph.outputs import only_value
 from xaiutils.graph.translating import reads_what_was_overwritten
 
 _LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.export")
-_GLOBAL_HOOKS = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+GLOBAL_HOOKS: Any = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
 
 
 class _Watch:
@@ -104,16 +106,18 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's log of failures to itself, and hooks on all modules from being called."""
+    """Keep torch from printing what failed, and hooks on all modules from being called."""
     loggers = [logging.getLogger(name) for name in _LOGS]
     levels = [logger.level for logger in loggers]
-    hooks = [(place, dict(place)) for place in _GLOBAL_HOOKS]
+    hooks = [(place, dict(place)) for place in GLOBAL_HOOKS]
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        for place in _GLOBAL_HOOKS:
+        for place in GLOBAL_HOOKS:
             place.clear()
-        yield
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* assigned during export")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

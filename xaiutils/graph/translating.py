@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -21,7 +21,6 @@ from xaiutils.graph.operations import Operation, Parameter, Shape
 from xaiutils.graph.outputs import only_value
 from xaiutils.graph.structure import Structure, Template, folded, named, pruned
 
-
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
@@ -29,59 +28,38 @@ class _BatchSize:
     """Stands for the size of the batch, or a number computed from it."""
 
 
-class _Arguments(dict[str, Any]):
-    """The arguments of a call by name; it notes which of them were read."""
-
-    def __init__(self, node: fx.Node) -> None:
-        self.schema = cast(torch._ops.OpOverload, node.target)._schema.arguments
-        positional = {spec.name: value for spec, value in zip(self.schema, node.args, strict=False)}
-        super().__init__({**positional, **node.kwargs})
-        self.read: set[str] = set()
-        self.defaults = {a.name: a.default_value for a in self.schema if a.has_default_value()}
-
-    def __missing__(self, name: str) -> Any:
-        return self.defaults[name]
-
-    def __getitem__(self, name: str) -> Any:
-        self.read.add(name)
-        return super().__getitem__(name)
-
-    def __contains__(self, name: object) -> bool:
-        return any(spec.name == name for spec in self.schema)
-
-    def unread(self) -> dict[str, Any]:
-        """Return what was given, is no default, and was not read."""
-        return {
-            name: value
-            for name, value in self.items()
-            if name not in self.read and value is not None and value != self.defaults.get(name)
-        }
-
-
 @dataclass(frozen=True)
 class _Call:
-    """One ATen call, its arguments by name."""
+    """One ATen call, its arguments by name (defaults included), and which of them were read."""
 
     tracer: _Translator
     node: fx.Node
-    arguments: _Arguments
+    arguments: dict[str, Any]
+    read: set[str] = field(default_factory=set)
 
     def raw(self, name: str) -> Any:
         """Return an argument as it was written, None if the operation does not have it."""
-        return self.arguments[name] if name in self.arguments else None
+        self.read.add(name)
+        return self.arguments.get(name)
 
     def __getitem__(self, name: str) -> Any:
         """Return an argument; values and parameters of the graph are looked up."""
-        return self.tracer.lookup(self.arguments[name])
+        return self.tracer.lookup(self.raw(name))
+
+    def unread(self) -> dict[str, Any]:
+        """Return what was not read although it is not what it is by default."""
+        defaults = _defaults(self.node)
+        left = {name: self.arguments[name] for name in self.arguments.keys() - self.read}
+        return {name: v for name, v in left.items() if v is not None and v != defaults.get(name)}
 
     def implied(self, *names: str) -> None:
         """Note that these arguments do not matter, or that the output's shape shows them."""
-        self.arguments.read.update(names or self.arguments)
+        self.read.update(names or self.arguments)
 
     def value(self, name: str) -> int:
         """Return the position of an argument that must be a value computed from the input."""
         found = self[name]
-        if not isinstance(found, int) or not isinstance(self.arguments[name], fx.Node):
+        if not isinstance(found, int) or not isinstance(self.raw(name), fx.Node):
             raise self.unsupported("its input does not depend on the network's input")
         return found
 
@@ -94,7 +72,7 @@ class _Call:
 
     def ints(self, name: str, dimensions: int) -> Shape:
         """Return an argument as that many integers."""
-        value = self.arguments[name]
+        value = self.raw(name)
         values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         return values * dimensions if len(values) == 1 else values
 
@@ -185,9 +163,9 @@ class _Translator:
         sources = [self.values[source] for source in node.all_input_nodes]
         if handler is not _identity and not any(type(v) in (int, tuple) for v in sources):
             raise self.unsupported(node, "it does not depend on the network's input")
-        call = _Call(self, node, _Arguments(node))
+        call = _Call(self, node, _arguments(node))
         result = handler(call)
-        for argument, value in call.arguments.unread().items():
+        for argument, value in call.unread().items():
             raise call.unsupported(f"no rule is known for it with {argument}={value!r}")
         return result
 
@@ -239,6 +217,18 @@ class _Translator:
         )
 
 
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """Return the arguments of an ATen call by name, defaults included."""
+    schema = cast(torch._ops.OpOverload, node.target)._schema.arguments
+    positional = {spec.name: value for spec, value in zip(schema, node.args, strict=False)}
+    return {**_defaults(node), **positional, **node.kwargs}
+
+
+def _defaults(node: fx.Node) -> dict[str, Any]:
+    schema = cast(torch._ops.OpOverload, node.target)._schema.arguments
+    return {spec.name: spec.default_value for spec in schema if spec.has_default_value()}
+
+
 def _needed(output: fx.Node) -> set[fx.Node]:
     """Return the nodes that an output depends on."""
     needed: set[fx.Node] = set()
@@ -263,10 +253,17 @@ def _module_path(node: fx.Node) -> str:
 
 
 def reads_what_was_overwritten(program: torch.export.ExportedProgram) -> bool:
-    """Whether a tensor that is changed in place may be read through another name, or is a view."""
+    """Whether a tensor that is changed in place may be read under another name, too."""
     changed = [node for node in program.graph.nodes if _in_place(node)]
-    targets = [node.args[0] for node in changed]
-    return any(len(target.users) > 1 or _may_be_view(target) for target in targets)
+    return not all(_has_one_name(node.args[0]) for node in changed)
+
+
+def _has_one_name(node: fx.Node) -> bool:
+    """Whether only one node reads a tensor, and those that it may be a view of."""
+    readers = [u for u in node.users if u.users or u.op == "output" or _in_place(u)]
+    if len(readers) > 1:
+        return False
+    return not _may_be_view(node) or all(_has_one_name(base) for base in node.all_input_nodes)
 
 
 def _in_place(node: fx.Node) -> bool:
@@ -486,11 +483,11 @@ def _affine(call: _Call, x: int, scale: Any, offset: Any, scale_of_offset: float
 
 
 def _is_value(call: _Call, name: str) -> bool:
-    return isinstance(call.arguments[name], fx.Node) and isinstance(call[name], int)
+    return isinstance(call.raw(name), fx.Node) and isinstance(call[name], int)
 
 
 def _concatenate(call: _Call) -> int:
-    inputs = [call.tracer.lookup(node) for node in call.arguments["tensors"]]
+    inputs = [call.tracer.lookup(node) for node in call.raw("tensors")]
     if not all(isinstance(x, int) for x in inputs):
         raise call.unsupported("it concatenates signals with constants")
     dim = call["dim"] % (len(call.shape()) + 1)
@@ -518,7 +515,7 @@ def _border(mode: str) -> Callable[[_Call], int]:
 
 def _rearrange(function: str, *names: str) -> Callable[[_Call], int]:
     def handle(call: _Call) -> int:
-        arguments = tuple(call.arguments[name] for name in names)
+        arguments = tuple(call.raw(name) for name in names)
         return call.add(ops.Rearrange(function, arguments), call.value("self"))
 
     return handle
