@@ -195,6 +195,7 @@ def test_hooks_that_are_replaced_or_change_their_mind():
     handle = network[2].register_forward_hook(steering(2.0))
     assert_follows(network, x)
     handle.remove()
+    assert_follows(network, x)
     strength = [0.0]
     network[2].register_forward_hook(lambda module, inputs, output: output * strength[0])
     for strength[0] in (1.0, 2.0, 0.5):
@@ -512,6 +513,20 @@ def test_wrappers_of_a_network_are_seen_through():
         traced = graph.trace(wrapped.eval(), x)
         torch.testing.assert_close(traced(x), expected)
         assert traced.find("2").name == "2.relu#2"
+
+
+def test_what_torch_jit_made_is_refused():
+    network, x = small("bottleneck")
+    for hidden in (torch.jit.trace(network, x), nn.Sequential(torch.jit.script(network)).eval()):
+        with pytest.raises(graph.TraceError, match=r"made by torch\.jit.*the Python module"):
+            graph.trace(hidden, x)
+
+
+def test_a_network_compiled_in_place_is_read_as_it_was_written():
+    network, x = small("residual")
+    expected = network(x).detach()
+    network.compile()
+    torch.testing.assert_close(graph.trace(network, x)(x), expected)
 
 
 def test_a_forward_of_any_number_of_inputs():

@@ -26,6 +26,7 @@ def twin(model: nn.Module) -> nn.Module:
     for part in parts:
         new = copies[id(part)]
         vars(new).update({name: _copied(value, copies) for name, value in vars(part).items()})
+        vars(new).pop("_compiled_call_impl", None)  # model.compile(): run what was compiled
         for hooks in (vars(new)[name] for name in HOOKS):
             hooks.update({key: _owner(hook, copies) for key, hook in hooks.items()})
     return cast(nn.Module, copies.get(id(model), model))
@@ -77,6 +78,7 @@ def _function(function: FunctionType, copies: dict[int, Any]) -> FunctionType:
     code, name, defaults = function.__code__, function.__name__, function.__defaults__
     new = FunctionType(code, {**scope, **changed}, name, defaults, cells)
     new.__kwdefaults__ = function.__kwdefaults__
+    vars(new).update(vars(function))
     copies[id(function)] = new
     return new
 

@@ -53,15 +53,17 @@ def fingerprint(model: nn.Module) -> Mark:
     mark: Mark = {}
     for path, module in model.named_modules(remove_duplicate=False):
         kind = type(module)
-        mark[path, ""] = (kind, _Identity(kind.forward))
+        mark[path, ""] = (kind, _Identity(getattr(kind, "forward", None)))
         for name, value in vars(module).items():
+            if name in _OWN:
+                continue
             if type(value) in _SCALARS:
                 mark[path, name] = value
             elif name in ("_parameters", "_buffers"):
                 mark[path, name] = tuple((key, _place(t, tensors)) for key, t in value.items())
             elif name in HOOKS:
                 mark[path, name] = _mark(value, 1) if value else None
-            elif name not in _OWN:
+            else:
                 mark[path, name] = _mark(value, _DEPTH)
     return mark
 

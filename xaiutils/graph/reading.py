@@ -24,7 +24,7 @@ from xaiutils.graph.tracing import GLOBAL_HOOKS, exported, run_without_onlookers
 from xaiutils.graph.translating import translated
 
 # How far a graph's output may be from the network's, relative to the largest number in it.
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 
 
 def trace(model: nn.Module, example: Tensor, fold: bool = True) -> Graph:
@@ -65,6 +65,11 @@ def trace(model: nn.Module, example: Tensor, fold: bool = True) -> Graph:
 
 def _inner(model: nn.Module) -> nn.Module:
     """Return the network inside a compiled or data-parallel one."""
+    if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+        raise TraceError(
+            f"{type(model).__name__} was made by torch.jit, which hides what it computes; hand over"
+            " the Python module that it was made from"
+        )
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     inside = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
     return _inner(inside) if isinstance(inside, nn.Module) else model
@@ -189,8 +194,11 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
     """Whether two outputs are the same but for rounding."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
+    tolerance = _TOLERANCE.get(expected.dtype, 1e-3)
+    if expected.is_cuda:  # where TF32 rounds the factors of products, differently when folded
+        tolerance = max(tolerance, 0.02 if expected.dtype != torch.float64 else 0)
     difference, largest = (found - expected).abs().max(), expected.abs().max()
-    return bool(difference <= _TOLERANCE.get(expected.dtype, 1e-3) * largest)
+    return bool(difference <= tolerance * largest)
 
 
 def _difference(model: nn.Module, plain: Graph, x: Tensor) -> str:
