@@ -41,11 +41,11 @@ def trace(model: nn.Module, example: Tensor, fold: bool = True) -> Graph:
     threads may run it meanwhile. Autocast is switched off: the graph computes in the model's type.
 
     Args:
-        model: Any module in evaluation mode that takes one tensor (N, ...) and returns one (or a
-            dict, list or tuple that holds one), made of
-            convolutions (transposed ones too), linear layers, BatchNorm, ReLU, ReLU6 and other
-            clamps, leaky ReLU, pooling, upsampling, additions, concatenations and reshapes. It is
-            only read. Of a compiled or data-parallel module the one inside is read.
+        model: Any module in evaluation mode that takes one tensor (N, ...) and returns one, or a
+            dict, list or tuple that holds one, made of convolutions (transposed ones too), linear
+            layers, BatchNorm, ReLU, ReLU6 and other clamps, leaky ReLU, pooling, upsampling,
+            additions, concatenations and reshapes. Of a compiled or data-parallel module the one
+            inside is read.
         example: An input. The graph is for inputs of its shape, with any batch size.
         fold: Whether a BatchNorm that follows a convolution or a linear layer directly becomes part
             of it. The function computed is the same.
@@ -70,9 +70,12 @@ def _inner(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} was made by torch.jit, which hides what it computes; hand over"
             " the Python module that it was made from"
         )
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    inside = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
-    return _inner(inside) if isinstance(inside, nn.Module) else model
+    kind, inside = type(model), None
+    if kind in (nn.DataParallel, nn.parallel.DistributedDataParallel):
+        inside = model.module
+    if kind.__module__.startswith("torch._dynamo"):
+        inside = model._orig_mod
+    return _inner(inside) if isinstance(inside, nn.Module) and not _hooked(model) else model
 
 
 # ------------------------------------------------------------------------------- remembering
@@ -126,10 +129,11 @@ def _doubtful(model: nn.Module) -> bool:
     memory = _memories.get(model)
     if any(GLOBAL_HOOKS) or (memory and memory.written):
         return True
-    return any(
-        "forward" in vars(part) or any(getattr(part, name) for name in HOOKS)
-        for part in model.modules()
-    )
+    return any("forward" in vars(part) or _hooked(part) for part in model.modules())
+
+
+def _hooked(part: nn.Module) -> bool:
+    return any(getattr(part, name) for name in HOOKS)
 
 
 def _differences(before: Mark, after: Mark) -> frozenset[tuple[str, str]]:
@@ -156,7 +160,7 @@ def _still_true(model: nn.Module, structure: Structure, x: Tensor) -> bool:
 def _traced(model: nn.Module, key: Any, x: Tensor) -> Structure:
     """Trace a network, compare the result with its own output, and remember it."""
     images, fold = _two(x), key[-1]
-    copy = twin(model)
+    mark, copy = fingerprint(model), twin(model)
     before = fingerprint(copy)
     try:
         expected = run_without_onlookers(copy, images)
@@ -168,12 +172,11 @@ def _traced(model: nn.Module, key: Any, x: Tensor) -> Structure:
     program = exported(copy, images)
     structure = translated(copy, program, x, fold)
     if not bool(torch.isfinite(expected).all()):
-        raise TraceError(f"{type(model).__name__} returns NaN or infinity for this input")
+        raise TraceError(f"{type(model).__name__}'s output is not finite for this input")
     if not _agree(_bound_graph(structure, model)(images), expected):
         plain = _bound_graph(translated(copy, program, x, fold=False), model)
         raise TraceError(_difference(model, plain, images))
     memory = _memories.get(model)
-    mark = fingerprint(model)
     if memory is None or not memory.holds_for(mark):
         memory = _memories[model] = _Memory(mark)
     memory.written |= written
