@@ -7,7 +7,13 @@
 >>> change = traced.tangent(record, direction)        # W ... W direction, gates as they were
 """
 
-from xaiutils.graph.errors import TraceError, UnsupportedOperation, check_input, check_model
+from xaiutils.graph.errors import (
+    GraphError,
+    TraceError,
+    UnsupportedOperation,
+    check_input,
+    check_model,
+)
 from xaiutils.graph.operations import (
     AdaptiveAveragePool,
     AdaptiveMaxPool,
@@ -34,7 +40,9 @@ from xaiutils.graph.operations import (
     Switch,
     Upsample,
 )
-from xaiutils.graph.running import GateRule, Graph, Node, Record, add_signal, gated, trace
+from xaiutils.graph.outputs import outputs_of
+from xaiutils.graph.reading import trace
+from xaiutils.graph.running import GateRule, Graph, Node, Record, add_signal, gated, undisturbed
 from xaiutils.graph.windows import Incremental, Windows
 
 __all__ = [
@@ -51,6 +59,7 @@ __all__ = [
     "Gate",
     "GateRule",
     "Graph",
+    "GraphError",
     "Incremental",
     "Input",
     "LeakyReLU",
@@ -74,5 +83,7 @@ __all__ = [
     "check_input",
     "check_model",
     "gated",
+    "outputs_of",
     "trace",
+    "undisturbed",
 ]

@@ -6,12 +6,16 @@ import torch
 from torch import Tensor, nn
 
 
-class UnsupportedOperation(ValueError):  # noqa: N818 - reads better where it is caught
+class GraphError(ValueError):
+    """A network cannot be read into a graph."""
+
+
+class UnsupportedOperation(GraphError):  # noqa: N818 - reads better where it is caught
     """The network does something that is neither linear nor a gate that this package knows."""
 
 
-class TraceError(ValueError):
-    """The network could not be traced: it does not run on this input, or not on any batch."""
+class TraceError(GraphError):
+    """The network does not run on this input or cannot be traced, or not what it computes."""
 
 
 def check_model(model: nn.Module) -> None:

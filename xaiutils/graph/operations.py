@@ -89,7 +89,8 @@ class LinearOperation(Operation):
             shapes: The shapes of the inputs, without the batch.
         """
         batch = signal.shape[0]
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            signal = signal.clone() if signal.is_inference() else signal.detach()
             inputs = [signal.new_zeros(batch, *shape).requires_grad_() for shape in shapes]
             return torch.autograd.grad(self.linear(*inputs), inputs, signal)
 
@@ -610,7 +611,7 @@ class LeakyReLU(Gate):
 
     def slope(self, output: Tensor) -> Tensor:
         """Return 1 where the output is positive, ``negative_slope`` elsewhere."""
-        return torch.where(output > 0, 1.0, self.negative_slope).to(output.dtype)
+        return torch.full_like(output, self.negative_slope).masked_fill_(output > 0, 1.0)
 
     def keeps_sign(self) -> bool:
         """True: what is not negative is left as it is."""

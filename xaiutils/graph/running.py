@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
+from typing import ParamSpec, TypeVar
+from weakref import ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xaiutils.graph import operations as ops
-from xaiutils.graph.errors import check_input, check_model
 from xaiutils.graph.operations import Gate, LinearOperation, Operation, Shape, Switch
-from xaiutils.graph.tracing import Structure, Template, structure_of
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 GateRule = Callable[["Node", Tensor, "Record"], Tensor]
+
+
+def undisturbed(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a function run without autograd, autocast and inference mode, whatever is switched on."""
+
+    @wraps(function)
+    def run(*arguments: _P.args, **keywords: _P.kwargs) -> _R:
+        with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*arguments, **keywords)
+
+    return run
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +93,22 @@ class Graph:
     """A network as a list of operations, bound to the weights that it had when it was traced.
 
     Node 0 is the input, the last node the output; every node reads earlier ones. All methods take
-    any batch size, and none of them touches the user's module or builds an autograd graph.
+    any batch size, and none of them touches the input or the user's module, builds an autograd
+    graph, or lets autocast change the type of the numbers.
+
+    Some weights are shared with the user's module. After they were changed in place, by training
+    say, all methods raise a ``ValueError``: trace again. (Changes through ``tensor.data``, which
+    PyTorch does not count, go unseen.)
 
     Attributes:
         nodes: The operations in the order of execution.
         consumers: For each node, the positions of the nodes that read it (twice if it reads twice).
     """
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], weights: Sequence[Tensor] = ()) -> None:
+        """Connect the nodes, and watch the weights that they were made of."""
         self.nodes = tuple(nodes)
+        self._weights = [(ref(weight), version(weight)) for weight in weights]
         consumers: list[list[int]] = [[] for _ in nodes]
         for node in nodes:
             for source in node.inputs:
@@ -112,31 +135,31 @@ class Graph:
 
         Args:
             layer: The path of the module, e.g. ``"features.12"``; a container such as ``"layer4"``
-                gives the last operation in it. A unique node name works too. Of a module that is
-                used several times this is the last use.
+                gives the operation whose output leaves it, the last one where there are several. Of
+                a module that is used several times this is the last use. The name of a node will do
+                too, if no module has that path; ``"relu#1"`` is the first use of ``"relu"``.
 
         Raises:
             ValueError: If nothing in the graph belongs to that path.
         """
-        for node in self.nodes:
-            if node.name == layer and node.index:
-                return node
-        inside = [
-            node
+        inside = {
+            node.index
             for node in self.nodes[1:]
             for path in (node.module, node.folded)
-            if path is not None and (path == layer or path.startswith(f"{layer}."))
-        ]
-        if not inside or not layer:
+            if layer and path is not None and f"{path}.".startswith(f"{layer}.")
+        }
+        leaving = [i for i in sorted(inside) if not inside.issuperset(self.consumers[i] or {-1})]
+        named = [n.index for n in self.nodes[1:] if layer in (n.name, f"{n.name}#1")]
+        if not leaving and not named:
             names = ", ".join(node.name for node in self.nodes[1:])
             raise ValueError(f"no layer {layer!r} in the network; its layers are: {names}")
-        return inside[-1]
+        return self.nodes[(leaving or named)[-1]]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the network's output for ``x`` (N, ...), keeping nothing else."""
         return self.record(x, keep=()).output
 
-    @torch.no_grad()
+    @undisturbed
     def record(self, x: Tensor, keep: frozenset[int] | tuple[int, ...] | str = "all") -> Record:
         """Run forwards and remember what a backward pass needs.
 
@@ -145,14 +168,25 @@ class Graph:
             keep: The positions of the nodes whose outputs are kept; ``"all"``, or ``"gates"``,
                 which is what :meth:`backward` and :meth:`tangent` need. What is not kept is
                 freed as soon as it was read, and may be overwritten by an activation in place.
+
+        Raises:
+            ValueError: If ``x`` is not of the shape that the graph is for, or if the weights were
+                changed in place since it was traced.
         """
+        self._check_weights()
+        if tuple(x.shape[1:]) != self.input_shape:
+            wanted = ", ".join(map(str, self.input_shape))
+            raise ValueError(
+                f"the graph is for inputs of shape (N, {wanted}), not {tuple(x.shape)}; "
+                "trace the network again for others"
+            )
         values: list[Tensor | None] = [None] * len(self.nodes)
-        values[0] = _fast_format(x)
+        values[0] = fast_format(x)
         record = Record(x, values, memory_format=_memory_format(x))
         self._run(self.nodes[1:], record, self._positions(keep))
         return record
 
-    @torch.no_grad()
+    @undisturbed
     def complete(self, known: Mapping[int, Tensor]) -> Tensor:
         """Return the network's output, given the outputs of some nodes, which are only read.
 
@@ -160,6 +194,7 @@ class Graph:
             known: The outputs by position of the node. What follows from them is computed, so that
                 every way from the input to the output must pass one of them.
         """
+        self._check_weights()
         needed: set[int] = set()
         waiting = [len(self.nodes) - 1]
         while waiting:
@@ -170,6 +205,14 @@ class Graph:
         record = Record(next(iter(known.values())), [known.get(i) for i in range(len(self.nodes))])
         self._run([self.nodes[index] for index in sorted(needed)], record, frozenset(known))
         return record.output
+
+    def _check_weights(self) -> None:
+        for weight, seen in self._weights:
+            if (now := weight()) is not None and version(now) != seen:
+                raise ValueError(
+                    "the network's weights were changed after it was traced, and the graph would be"
+                    " a mixture of old and new ones; trace it again"
+                )
 
     def _run(self, nodes: Sequence[Node], record: Record, kept: frozenset[int]) -> None:
         """Compute some nodes one after another; free what was read for the last time."""
@@ -203,7 +246,7 @@ class Graph:
         fresh = self.nodes[index].operation.fresh
         return fresh and len(self.consumers[index]) == 1 and index not in kept
 
-    @torch.no_grad()
+    @undisturbed
     def backward(
         self, record: Record, signal: Tensor, gate: GateRule = gated, until: int = 0
     ) -> Tensor:
@@ -219,6 +262,7 @@ class Graph:
         Returns:
             The signal at node ``until``; zeros if none arrives.
         """
+        self._check_weights()
         signals: dict[int, Tensor] = {len(self.nodes) - 1: signal}
         for node in reversed(self.nodes[until + 1 :]):
             arriving = signals.pop(node.index, None)
@@ -242,7 +286,7 @@ class Graph:
             return (operation.backward(signal, record.indices[node.index], shapes[0]),)
         return (gate(node, signal, record),)
 
-    @torch.no_grad()
+    @undisturbed
     def tangent(
         self, record: Record, direction: Tensor, gate: GateRule = gated, biases: bool = False
     ) -> Tensor:
@@ -262,6 +306,7 @@ class Graph:
         Returns:
             The change at the output.
         """
+        self._check_weights()
         values: list[Tensor | None] = [None] * len(self.nodes)
         values[0] = direction
         last_use = [max(readers, default=len(self.nodes)) for readers in self.consumers]
@@ -291,12 +336,17 @@ class Graph:
         return "\n".join(lines)
 
 
+def version(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place, 0 if PyTorch does not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _memory_format(x: Tensor) -> torch.memory_format:
     last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last and not x.is_contiguous() else torch.contiguous_format
 
 
-def _fast_format(x: Tensor) -> Tensor:
+def fast_format(x: Tensor) -> Tensor:
     """Return images on a CPU in channels_last, in which convolutions there are much faster."""
     if x.ndim != 4 or x.device.type != "cpu":
         return x
@@ -311,81 +361,3 @@ def add_signal(present: Tensor | None, part: Tensor, operation: Operation) -> Te
         return part
     new = isinstance(operation, LinearOperation) and operation.new_transpose
     return part.add_(present) if new else present + part
-
-
-# ------------------------------------------------------------------------------------ tracing
-
-
-def trace(model: nn.Module, example: Tensor, fold: bool = True) -> Graph:
-    """Read a network into a graph of linear and gating operations.
-
-    The structure is traced once for each input shape and kept for as long as the model lives (it is
-    traced anew when a module or one of its plain attributes changes). The weights are read
-    at every call: call again after changing them, it costs little.
-
-    Args:
-        model: Any module in evaluation mode that takes one tensor (N, ...) and returns one, made of
-            convolutions (transposed ones too), linear layers, BatchNorm, ReLU, ReLU6 and other
-            clamps, leaky ReLU, pooling, upsampling, additions, concatenations and reshapes. It is
-            only read.
-        example: An input. The graph is for inputs of its shape, with any batch size.
-        fold: Whether a BatchNorm that follows a convolution or a linear layer directly becomes part
-            of it. The function computed is the same.
-
-    Raises:
-        TypeError: If the model is no module, or the input no floating-point tensor of its type.
-        ValueError: If a part of the model is in training mode, or the input is not a finite batch.
-        UnsupportedOperation: If the network does something else; it names what, and where.
-        TraceError: If the network cannot run on such an input.
-    """
-    check_model(model)
-    check_input(model, example)
-    return Graph(_bind(structure_of(model, example, fold), model))
-
-
-@torch.no_grad()
-def _bind(structure: Structure, model: nn.Module) -> list[Node]:
-    """Put the tensors of the model into the templates."""
-    tensors = {
-        **structure.constants,
-        **dict(model.named_buffers(remove_duplicate=False)),
-        **dict(model.named_parameters(remove_duplicate=False)),
-    }
-    nodes: list[Node] = []
-    for index, template in enumerate(structure.templates):
-        operation = _bound(template, lambda path: tensors[path].detach())
-        nodes.append(
-            Node(
-                index,
-                template.name,
-                template.module,
-                operation,
-                template.inputs,
-                template.shape,
-                _nonnegative(operation, [nodes[i] for i in template.inputs]),
-                template.norm_module,
-            )
-        )
-    return nodes
-
-
-def _bound(template: Template, lookup: Callable[[str], Tensor]) -> Operation:
-    operation = ops.resolve(template.operation, lookup)
-    if isinstance(operation, ops.Convolution):
-        operation = replace(operation, weight=_fast_format(operation.weight))
-    if isinstance(operation, ops.BatchNorm):
-        return operation.as_affine(len(template.shape) - 1)
-    if template.norm is not None:
-        norm = ops.resolve(template.norm, lookup)
-        assert isinstance(norm, ops.BatchNorm)
-        assert isinstance(operation, (ops.Convolution, ops.Dense))
-        return operation.followed_by(*norm.scale_and_shift())
-    return operation
-
-
-def _nonnegative(operation: Operation, inputs: list[Node]) -> bool:
-    if isinstance(operation, ops.ReLU):
-        return True
-    if isinstance(operation, ops.Clamp) and operation.low >= 0:
-        return True
-    return bool(inputs) and operation.keeps_sign() and all(node.nonnegative for node in inputs)

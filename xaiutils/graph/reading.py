@@ -1,0 +1,304 @@
+"""Read a network into a graph: trace it once, compare it with the network, remember it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from xaiutils.graph import operations as ops
+from xaiutils.graph.copying import HOOKS, twin
+from xaiutils.graph.errors import GraphError, TraceError, check_input, check_model
+from xaiutils.graph.fingerprint import Mark, fingerprint
+from xaiutils.graph.operations import Operation
+from xaiutils.graph.outputs import outputs_of
+from xaiutils.graph.running import Graph, Node, fast_format, undisturbed
+from xaiutils.graph.structure import Structure, Template
+from xaiutils.graph.tracing import GLOBAL_HOOKS, exported, run_without_onlookers, untraceable
+from xaiutils.graph.translating import translated
+
+# How far a graph's output may be from the network's, relative to the largest number in it.
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
+
+
+def trace(model: nn.Module, example: Tensor, fold: bool = True) -> Graph:
+    """Read a network into a graph of linear and gating operations.
+
+    The structure is traced once for each input shape, compared with the network's own output for
+    two images of ``example``, and kept for as long as the model lives. It is traced anew when a
+    module or an attribute of one, a hook or a ``forward`` was replaced. Where that cannot be seen
+    (hooks that change something, a replaced ``forward``, hooks on all modules, attributes that the
+    network's own ``forward`` writes) the outputs are compared again at every call.
+    The weights are read at every call: call again after changing them, it costs little.
+
+    What is traced is a copy that shares the parameters. The user's module is only read, and other
+    threads may run it meanwhile. Autocast is switched off: the graph computes in the model's type.
+
+    Args:
+        model: Any module in evaluation mode that takes one tensor (N, ...) and returns one, or a
+            dict, list or tuple that holds one, made of convolutions (transposed ones too), linear
+            layers, BatchNorm, ReLU, ReLU6 and other clamps, leaky ReLU, pooling, upsampling,
+            additions, concatenations and reshapes. Of a compiled or data-parallel module the one
+            inside is read.
+        example: An input. The graph is for inputs of its shape, with any batch size.
+        fold: Whether a BatchNorm that follows a convolution or a linear layer directly becomes part
+            of it. The function computed is the same.
+
+    Raises:
+        TypeError: If the model is no module, or the input no floating-point tensor of its type.
+        ValueError: If a part of the model is in training mode, or the input is not a finite batch.
+        UnsupportedOperation: If the network does something else; it names what, and where.
+        TraceError: If the network cannot run on such an input, or if what was traced does not
+            compute what the network does.
+    """
+    check_model(model)
+    check_input(model, example)
+    model = _inner(model)
+    return _bound_graph(_structure(model, example, fold), model)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """Return the network inside a compiled or data-parallel one."""
+    if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+        raise TraceError(
+            f"{type(model).__name__} was made by torch.jit, which hides what it computes; hand over"
+            " the Python module that it was made from"
+        )
+    kind, inside = type(model), None
+    if kind in (nn.DataParallel, nn.parallel.DistributedDataParallel):
+        inside = model.module
+    if kind.__module__.startswith("torch._dynamo"):
+        inside = model._orig_mod
+    return _inner(inside) if isinstance(inside, nn.Module) and not _hooked(model) else model
+
+
+# ------------------------------------------------------------------------------- remembering
+
+
+@dataclass(eq=False)
+class _Memory:
+    """What was traced of a network, and the fingerprint that it had then.
+
+    Attributes:
+        mark: The fingerprint, without what ``forward`` itself changes.
+        written: The attributes that ``forward`` itself changes, by module and name.
+        structures: What was traced, by the shape, type and device of the input and by folding.
+    """
+
+    mark: Mark
+    written: frozenset[tuple[str, str]] = frozenset()
+    structures: dict[Any, Structure] = field(default_factory=dict)
+
+    def holds_for(self, mark: Mark) -> bool:
+        """Whether a network with this fingerprint is still the one that was traced."""
+        return _without(mark, self.written) == self.mark
+
+
+_memories: WeakKeyDictionary[nn.Module, _Memory] = WeakKeyDictionary()
+_lock = threading.RLock()  # torch.export changes what all threads share
+
+
+def _structure(model: nn.Module, x: Tensor, fold: bool) -> Structure:
+    """Return the structure of a network for inputs like ``x``, traced on first use."""
+    key = (x.shape[1:], x.dtype, x.device, fold)
+    known = _remembered(model, key)
+    if known is not None and not _doubtful(model):
+        return known
+    with _lock:
+        known = _remembered(model, key)  # another thread may have traced it
+        if known is not None and (not _doubtful(model) or _still_true(model, known, x)):
+            return known
+        return _traced(model, key, x)
+
+
+def _remembered(model: nn.Module, key: Any) -> Structure | None:
+    memory = _memories.get(model)
+    if memory is None or key not in memory.structures or not memory.holds_for(fingerprint(model)):
+        return None
+    return memory.structures[key]
+
+
+def _doubtful(model: nn.Module) -> bool:
+    """Whether the network may compute something else although its fingerprint is the same."""
+    memory = _memories.get(model)
+    if any(GLOBAL_HOOKS) or (memory and memory.written):
+        return True
+    return any("forward" in vars(part) or _hooked(part) for part in model.modules())
+
+
+def _hooked(part: nn.Module) -> bool:
+    return any(getattr(part, name) for name in HOOKS)
+
+
+def _differences(before: Mark, after: Mark) -> frozenset[tuple[str, str]]:
+    """Return the attributes that differ; hooks are watched in another way."""
+    keys = {key for key in {**before, **after} if key[1] not in HOOKS}
+    return frozenset(key for key in keys if before.get(key) != after.get(key))
+
+
+def _without(mark: Mark, written: frozenset[tuple[str, str]]) -> Mark:
+    return {key: value for key, value in mark.items() if key not in written} if written else mark
+
+
+@undisturbed
+def _still_true(model: nn.Module, structure: Structure, x: Tensor) -> bool:
+    images = _two(x)
+    try:
+        expected = outputs_of(twin(model), images)
+        return _agree(_bound_graph(structure, model)(images), expected)
+    except Exception:  # tracing it anew says what is wrong
+        return False
+
+
+@undisturbed
+def _traced(model: nn.Module, key: Any, x: Tensor) -> Structure:
+    """Trace a network, compare the result with its own output, and remember it."""
+    images, fold = _two(x), key[-1]
+    mark, copy = fingerprint(model), twin(model)
+    before = fingerprint(copy)
+    try:
+        expected = run_without_onlookers(copy, images)
+    except GraphError:
+        raise
+    except Exception as error:
+        raise untraceable(model, x, error) from error
+    written = _differences(before, fingerprint(copy))
+    program = exported(copy, images)
+    structure = translated(copy, program, x, fold)
+    if not bool(torch.isfinite(expected).all()):
+        raise TraceError(f"{type(model).__name__}'s output is not finite for this input")
+    if not _agree(_bound_graph(structure, model)(images), expected):
+        plain = _bound_graph(translated(copy, program, x, fold=False), model)
+        raise TraceError(_difference(model, plain, images))
+    memory = _memories.get(model)
+    if memory is None or not memory.holds_for(mark):
+        memory = _memories[model] = _Memory(mark)
+    memory.written |= written
+    memory.mark = _without(mark, memory.written)
+    memory.structures[key] = structure
+    return structure
+
+
+# --------------------------------------------------------------------------------- comparing
+
+
+def _two(x: Tensor) -> Tensor:
+    """Return two of the inputs, as what works for one image only must not be taken for right."""
+    return torch.cat([x[:2], x[:1]])[:2].detach()
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    tolerance = _TOLERANCE.get(expected.dtype, 1e-3)
+    if expected.is_cuda:  # where TF32 rounds the factors of products, differently when folded
+        tolerance = max(tolerance, 0.02 if expected.dtype != torch.float64 else 0)
+    difference, largest = (found - expected).abs().max(), expected.abs().max()
+    return bool(difference <= tolerance * largest)
+
+
+def _difference(model: nn.Module, plain: Graph, x: Tensor) -> str:
+    """Say where a graph, without folding, first computes something else than the network."""
+    name = type(model).__name__
+    record = plain.record(x)
+    place = "the outputs of its modules agree: look at what its forward or a hook does with them"
+    for path, index, expected in _outputs_of_modules(twin(model), plain, x):
+        found = record.value(index)
+        if found.shape == expected.shape and not _agree(found, expected):
+            place = f"the output of {path!r} is the first that differs"
+            break
+    return (
+        f"what was traced of {name} does not compute what {name} does, and is not used: {place}. "
+        "Does it draw at random, or is something patched or hooked that depends on the input?"
+    )
+
+
+def _outputs_of_modules(
+    copy: nn.Module, plain: Graph, x: Tensor
+) -> Iterator[tuple[str, int, Tensor]]:
+    """Give the path, the node and the output of each module, in the order in which they end."""
+    outputs: list[tuple[str, Tensor]] = []
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                outputs.append((path, output.clone()))  # it may be changed in place later
+
+        return hook
+
+    for path, part in copy.named_modules():
+        part.register_forward_hook(keep(path))
+    copy(x.clone())
+    uses = Counter(path for path, _ in outputs)
+    met: Counter[str] = Counter()
+    for path, output in outputs:
+        met[path] += 1
+        nodes = [node.index for node in plain.nodes if node.module == path]
+        if len(nodes) == uses[path]:  # one node for each use
+            yield path, nodes[met[path] - 1], output
+        elif nodes and met[path] == uses[path]:
+            yield path, plain.find(path).index, output
+
+
+# ----------------------------------------------------------------------------------- binding
+
+
+@undisturbed
+def _bound_graph(structure: Structure, model: nn.Module) -> Graph:
+    """Put the tensors of the model into the templates."""
+    tensors = {
+        **structure.constants,
+        **dict(model.named_buffers(remove_duplicate=False)),
+        **dict(model.named_parameters(remove_duplicate=False)),
+    }
+    used: dict[str, Tensor] = {}
+
+    def lookup(path: str) -> Tensor:
+        used[path] = tensors[path]
+        return tensors[path].detach()
+
+    nodes: list[Node] = []
+    for index, template in enumerate(structure.templates):
+        operation = _bound(template, lookup)
+        nodes.append(
+            Node(
+                index,
+                template.name,
+                template.module,
+                operation,
+                template.inputs,
+                template.shape,
+                _nonnegative(operation, [nodes[i] for i in template.inputs]),
+                template.norm_module,
+            )
+        )
+    return Graph(nodes, list(used.values()))
+
+
+def _bound(template: Template, lookup: Callable[[str], Tensor]) -> Operation:
+    operation = ops.resolve(template.operation, lookup)
+    if isinstance(operation, ops.Convolution):
+        operation = replace(operation, weight=fast_format(operation.weight))
+    if isinstance(operation, ops.BatchNorm):
+        return operation.as_affine(len(template.shape) - 1)
+    if template.norm is not None:
+        norm = ops.resolve(template.norm, lookup)
+        assert isinstance(norm, ops.BatchNorm)
+        assert isinstance(operation, (ops.Convolution, ops.Dense))
+        return operation.followed_by(*norm.scale_and_shift())
+    return operation
+
+
+def _nonnegative(operation: Operation, inputs: list[Node]) -> bool:
+    if isinstance(operation, ops.ReLU):
+        return True
+    if isinstance(operation, ops.Clamp) and operation.low >= 0:
+        return True
+    return bool(inputs) and operation.keeps_sign() and all(node.nonnegative for node in inputs)
