@@ -13,6 +13,7 @@ from torch import nn
 
 from xaiutils import attribution, graph
 from xaiutils.attribution import Extraction, FilterExtraction, Purity
+from xaiutils.attribution._common import resolve_target
 from xaiutils.attribution._dmbp import default_objective
 from xaiutils.attribution._dmbp_masked import Masked
 from xaiutils.attribution._dmbp_objectives import Evidence, pool, unpool
@@ -30,7 +31,8 @@ OBJECTIVES = [
 
 
 def masked(network, x, target=0, needs_filters=True, fold=True):
-    return Masked(graph.trace(network, x, fold=fold), x, target, needs_filters)
+    traced = graph.trace(network, x, fold=fold)
+    return Masked(traced, x, resolve_target(target, traced(x)), needs_filters)
 
 
 def random_masks(network, seed=0):

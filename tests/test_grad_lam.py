@@ -123,7 +123,7 @@ def test_maps_and_aggregates_from_their_definition(seed, pooled):
         "gram": torch.einsum("njhw,njk,nkhw->nhw", maps, gram, maps).sqrt(),
     }
     for weighting, small in expected.items():
-        found = grad_lam(encoder, decoder, x, weighting=weighting, pooled=pooled)
+        found = grad_lam(encoder, decoder, x, "3", weighting, pooled=pooled)
         same(found.maps, maps)
         same(found.latents, z)
         large = F.interpolate(small[:, None], (8, 8), mode="bilinear", align_corners=False)[:, 0]
@@ -167,7 +167,7 @@ def test_gram_is_grad_cam_of_the_reconstruction_as_a_vector(seed, pooled):
     encoder, decoder, x = random_autoencoder(seed)
     small = slow_maps(nn.Sequential(*encoder, *decoder, nn.Flatten()), x, pooled)
     expected = F.interpolate(small.norm(dim=1)[:, None], (8, 8), mode="bilinear")[:, 0]
-    same(grad_lam(encoder, decoder, x, weighting="gram", pooled=pooled).aggregate, expected)
+    same(grad_lam(encoder, decoder, x, "3", "gram", pooled=pooled).aggregate, expected)
 
 
 # ------------------------------------------------------------- transformations of the latent space
@@ -183,7 +183,7 @@ def test_scaling_latents_changes_maps_and_weights_but_no_aggregate(
 ):
     encoder, decoder, x = random_autoencoder(seed)
     scales = torch.tensor(factors, dtype=torch.float64)
-    before = grad_lam(encoder, decoder, x, weighting=weighting, pooled=pooled)
+    before = grad_lam(encoder, decoder, x, "3", weighting, pooled=pooled)
     after = grad_lam(*recoded(encoder, decoder, scales.diag()), x, "3", weighting, pooled=pooled)
     same(after.maps, scales[:, None, None] * before.maps)
     same(after.weights, before.weights / scales.abs())
@@ -358,14 +358,23 @@ def test_any_layer_by_its_name():
     found = grad_lam(named, decoder, x, layer="features.2")
     assert found.maps.shape == (2, 4, 8, 8)
     same(found.maps, slow_maps(encoder, x, True, last=2))
-    same(grad_lam(named, decoder, x, "features").maps, grad_lam(named, decoder, x).maps)
+    same(grad_lam(named, decoder, x, "features").maps, slow_maps(encoder, x, True))
+
+
+@pytest.mark.parametrize(("head", "layer"), [("linear", "3"), ("average", "3"), ("deep", "4")])
+def test_without_a_name_the_last_maps_before_the_pooling_are_read(head, layer):
+    encoder, decoder, x = random_autoencoder(5, head=head)
+    found = grad_lam(encoder, decoder, x)
+    assert found.layer == layer
+    same(found.maps, slow_maps(encoder, x, True, last=int(layer)))
+    same(attribution.lafam(encoder, x), attribution.lafam(encoder, x, layer))
 
 
 def test_the_mean_of_a_variational_encoder():
     encoder, decoder, x = random_autoencoder(7)
     variational = MeanAndLogVariance(encoder).eval()
     found = grad_lam(attribution.LatentMean(variational), decoder, x, "encoder.mean.3")
-    same(found.aggregate, grad_lam(encoder, decoder, x).aggregate)
+    same(found.aggregate, grad_lam(encoder, decoder, x, "3").aggregate)
     with pytest.raises(ValueError, match=r"returns 2 values; wrap it as attribution\.LatentMean"):
         grad_lam(variational, decoder, x)
 
@@ -375,7 +384,7 @@ def test_bad_input_gets_an_error_that_names_the_cure():
     training = copy.deepcopy(decoder)
     training[4].train()
     wrong = {
-        r"must be \(N, J\), not .* \(1, 6, 4, 4\); end .* nn\.Flatten": (
+        r"must be \(N, J\), not .* \(N, 6, 4, 4\); end .* nn\.Flatten": (
             encoder[:4].eval(),
             decoder,
         ),
@@ -394,10 +403,10 @@ def test_bad_input_gets_an_error_that_names_the_cure():
     options = {
         r"no layer 'conv9'.* its layers are: 0, ": {"layer": "conv9"},
         "has no feature maps": {"layer": "9"},
-        "weighting is 'best': choose from": {"weighting": "best"},
-        "rectify is 'no': choose from": {"rectify": "no"},
-        "chunk_size must be at least 1": {"chunk_size": 0},
-        "internal_batch_size must be at least 1": {"internal_batch_size": 0},
+        "weighting must be 'jacobian', .* not 'best'": {"weighting": "best"},
+        "rectify must be 'abs', .* not 'no'": {"rectify": "no"},
+        "chunk_size must be .* at least 1": {"chunk_size": 0},
+        "internal_batch_size must be .* at least 1": {"internal_batch_size": 0},
         r"reference must be \(4,\)": {"reference": torch.zeros(3)},
     }
     for message, option in options.items():
@@ -429,9 +438,9 @@ def test_lafam_is_the_mean_of_the_feature_maps():
     for i, mean in enumerate(encoder[:4](x).detach().mean(1)):
         scaled = (mean - mean.min()) / (mean.max() - mean.min())
         expected = F.interpolate(scaled[None, None], (8, 8), mode="bilinear")[0, 0]
-        same(attribution.lafam(encoder, x)[i], expected)
+        same(attribution.lafam(encoder, x, "3")[i], expected)
     encoder[3].weight.data.zero_()
-    assert not attribution.lafam(encoder, x).any()
+    assert not attribution.lafam(encoder, x, "3").any()
 
 
 def test_relax_from_its_definition():
@@ -470,7 +479,7 @@ def test_exp_vae_is_the_mean_of_rectified_maps():
     encoder, _, x = random_autoencoder(2)
     small = slow_maps(encoder, x, pooled=True).relu().mean(1, keepdim=True)
     expected = F.interpolate(small, (8, 8), mode="bilinear")[:, 0]
-    same(attribution.exp_vae(encoder, x), expected)
+    same(attribution.exp_vae(encoder, x, "3"), expected)
 
 
 def test_random_maps_depend_on_seed_and_position_alone():

@@ -292,7 +292,7 @@ def test_wrong_composites_are_refused():
     ):
         with pytest.raises(error, match=words):
             explain(network, x, 0, composite)
-    with pytest.raises(ValueError, match="bias must be one of"):
+    with pytest.raises(ValueError, match="bias must be 'absorb', 'ignore' or 'redistribute'"):
         explain(network, x, 0, bias="zero")
     for start in (torch.ones(3, 3), torch.full((3, 4), math.nan)):
         with pytest.raises(ValueError, match="start must hold"):

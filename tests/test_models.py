@@ -1,6 +1,7 @@
 """Classifiers: names, weights, preprocessing, and errors that say what to do."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from xaiutils import data, models
-from xaiutils.models._classifiers import Preprocess
+from xaiutils.models._classifiers import Classifier, Preprocess
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +217,75 @@ def test_inputs_and_targets_must_pair(problem):
     module, x, y = problem
     with pytest.raises(ValueError, match="pairs"):
         models.fit(module, loss, x, y[:-1], progress=False)
+
+
+# ------------------------------------------------------------------------------- beginner's mistakes
+
+
+def test_one_picture_or_none_is_an_error_that_says_what_to_do(mnist_cnn):
+    picture = Image.new("L", (28, 28))
+    for wrong in (picture, "digit.png", 3):
+        with pytest.raises(TypeError, match=r"takes a list of pictures.*batch\(\[image\]\)"):
+            mnist_cnn.batch(wrong)
+    with pytest.raises(ValueError, match="at least one picture"):
+        mnist_cnn.batch([])
+    for wrong, words in (
+        ("digit.png", r"not str; Image\.open\(path\)"),
+        (np.zeros((28, 28)), r"not ndarray; Image\.fromarray\(array\)"),
+        (torch.zeros(1, 28, 28), "not Tensor"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            mnist_cnn.batch([wrong])
+
+
+def test_top_refuses_what_would_mislead(mnist_cnn):
+    x = torch.zeros(1, 1, 28, 28)
+    training = copy.deepcopy(mnist_cnn)
+    training.module.train()
+    with pytest.raises(ValueError, match=r"model\.eval"):
+        training.top(x)
+    for wrong, error, words in (
+        (x[0], ValueError, r"x\[None\]"),
+        (x.double(), TypeError, "convert one of them"),
+        (x / 0, ValueError, "NaN"),
+        (Image.new("L", (28, 28)), TypeError, r"clf\.batch"),
+    ):
+        with pytest.raises(error, match=words):
+            mnist_cnn.top(wrong)
+    for k in (0, 11):
+        with pytest.raises(ValueError, match="k must be from 1 to 10"):
+            mnist_cnn.top(x, k)
+
+
+def test_black_digits_on_white_get_a_warning_at_the_callers_line(mnist_cnn):
+    digits = data.mnist("test", source="embedded").images[:20]
+    inverted = [Image.fromarray((255 * (1 - d[0])).byte().numpy()) for d in digits]
+    with pytest.warns(models.UnpreprocessedWarning, match="white on black") as caught:
+        x = mnist_cnn.batch(inverted)
+    assert caught[0].filename == __file__
+    with pytest.warns(models.UnpreprocessedWarning, match="1 - x") as caught:
+        mnist_cnn.top(x)
+    assert caught[0].filename == __file__
+    with pytest.warns(models.UnpreprocessedWarning, match="from 0 to 255"):
+        mnist_cnn.top(255 * digits)
+
+
+def test_digits_and_photographs_as_they_should_be_get_no_warning(mnist_cnn):
+    digits = data.mnist("test", source="embedded").images
+    classifier = models.load_classifier("squeezenet1_1", weights="random")
+    small = Classifier("other", mnist_cnn.module, classifier.preprocess, tuple("0123456789"), "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mnist_cnn.top(digits)
+        x = classifier.batch(data.photos().images)
+        for image in x:
+            small._check_units(image[None])
+        small._check_units(x)
+
+
+def test_brightness_that_was_not_normalised_gets_a_warning():
+    classifier = models.load_classifier("squeezenet1_1", weights="random")
+    pictures = torch.stack([classifier.preprocess.picture(i) for i in data.photos().images])
+    for x, words in ((pictures, "0 to 1 "), (255 * pictures, "0 to 255 ")):
+        with pytest.warns(models.UnpreprocessedWarning, match=f"from {words}that were not"):
+            classifier._check_units(x)

@@ -226,3 +226,30 @@ def test_intervals_stand_where_their_numbers_say():
 def test_intervals_without_lines_or_with_strange_ones_are_refused(series):
     with pytest.raises(ValueError, match="first series"):
         plot.intervals(series)
+
+
+def test_arrays_and_swapped_arguments_are_errors_that_say_what_to_do():
+    maps, images = {"map": torch.rand(2, 1, 8, 8)}, torch.rand(2, 3, 8, 8)
+    numpy = r"is a torch\.Tensor, not ndarray; torch\.from_numpy\(array\)"
+    for make, words in (
+        (lambda: plot.grid({"map": maps["map"].numpy()}, images), f"map {numpy}"),
+        (lambda: plot.grid(maps, images.numpy()), f"The pictures {numpy}"),
+        (lambda: plot.grid(images, maps), "maps is a dict of names and maps, not Tensor"),
+        (lambda: plot.heatmap(maps["map"][0].numpy()), f"A heatmap {numpy}"),
+        (lambda: plot.heatmap(maps["map"][0], images[0].numpy()), f"The image {numpy}"),
+        (lambda: plot.picture(images[0].numpy(), ax=plt.gca()), f"A picture {numpy}"),
+        (lambda: plot.heatmap([1.0]), "not list"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            make()
+    with pytest.raises(ValueError, match=r"\(C, H, W\) with C 1 or 3, not \(2, 3, 8, 8\)"):
+        plot.picture(images, ax=plt.gca())
+    plt.close("all")
+
+
+def test_the_line_of_credit_names_those_whose_licence_asks_for_it():
+    photos = data.photos()
+    for credit in photos.credits:
+        named = credit.author in photos.credit_line
+        assert named == credit.licence.startswith("CC BY")
+        assert not named or credit.licence in photos.credit_line

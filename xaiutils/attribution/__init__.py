@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from xaiutils.attribution._cam import grad_cam
-from xaiutils.attribution._common import Target
+from xaiutils.attribution._common import Named, Target
 from xaiutils.attribution._composites import COMPOSITES, Composite
 from xaiutils.attribution._dmbp import Disentangled, dmbp, dmbp_heatmap
 from xaiutils.attribution._dmbp_objectives import (
@@ -42,7 +42,13 @@ from xaiutils.attribution._label_free import (
     random_map,
     relax,
 )
-from xaiutils.attribution._lrp import GAIN_LIMIT, RelevanceExplosionWarning, lrp
+from xaiutils.attribution._lrp import (
+    GAIN_LIMIT,
+    GAP_LIMIT,
+    RelevanceExplosionWarning,
+    RelevanceGapWarning,
+    lrp,
+)
 from xaiutils.attribution._modified import deconvnet, guided_backprop, random
 from xaiutils.attribution._report import LayerRelevance, RelevanceReport
 from xaiutils.attribution._rules import (
@@ -50,51 +56,61 @@ from xaiutils.attribution._rules import (
     Epsilon,
     Flat,
     Gamma,
+    Outcome,
     Pass,
     Rule,
+    Step,
     WSquare,
     ZBox,
     Zero,
     ZPlus,
 )
+from xaiutils.graph.errors import UnpreprocessedWarning
 
-METHODS: dict[str, Callable[..., Any]] = {
-    "gradient": gradient,
-    "sensitivity": sensitivity,
-    "input_x_gradient": input_x_gradient,
-    "smoothgrad": smoothgrad,
-    "integrated_gradients": integrated_gradients,
-    "deconvnet": deconvnet,
-    "deconvnet_l2": partial(deconvnet, norm="l2"),
-    "guided_backprop": guided_backprop,
-    "guided_backprop_l2": partial(guided_backprop, norm="l2"),
-    "grad_cam": grad_cam,
-    "lrp": lrp,
-    **{f"lrp_{name}": partial(lrp, composite=name) for name in COMPOSITES},
-    "dmbp": dmbp_heatmap,
-    "dmbp_l2": partial(dmbp_heatmap, norm="l2"),
-    "dmbp_greedy": partial(dmbp_heatmap, iterations=0),
-    "dmbp_greedy_l2": partial(dmbp_heatmap, iterations=0, norm="l2"),
-    "random": random,
-}
+METHODS: dict[str, Callable[..., Any]] = Named(
+    "method",
+    {
+        "gradient": gradient,
+        "sensitivity": sensitivity,
+        "input_x_gradient": input_x_gradient,
+        "smoothgrad": smoothgrad,
+        "integrated_gradients": integrated_gradients,
+        "deconvnet": deconvnet,
+        "deconvnet_l2": partial(deconvnet, norm="l2"),
+        "guided_backprop": guided_backprop,
+        "guided_backprop_l2": partial(guided_backprop, norm="l2"),
+        "grad_cam": grad_cam,
+        "lrp": lrp,
+        **{f"lrp_{name}": partial(lrp, composite=name) for name in COMPOSITES},
+        "dmbp": dmbp_heatmap,
+        "dmbp_l2": partial(dmbp_heatmap, norm="l2"),
+        "dmbp_greedy": partial(dmbp_heatmap, iterations=0),
+        "dmbp_greedy_l2": partial(dmbp_heatmap, iterations=0, norm="l2"),
+        "random": random,
+    },
+)
 """Each method by its name; ``f(model, x, target, **options)`` gives (N, C, H, W) heatmaps.
 
 Sensitivity, Grad-CAM and the methods with a norm (``"..._l2"``) have one channel. ``"lrp_<name>"``
 is LRP with that composite.
 """
 
-LABEL_FREE: dict[str, Callable[..., Tensor]] = {
-    "lafam": lafam,
-    "relax": relax,
-    "label_free_gradient": label_free_gradient,
-    "exp_vae": exp_vae,
-    "random": random_map,
-}
+LABEL_FREE: dict[str, Callable[..., Tensor]] = Named(
+    "map of an encoder",
+    {
+        "lafam": lafam,
+        "relax": relax,
+        "label_free_gradient": label_free_gradient,
+        "exp_vae": exp_vae,
+        "random": random_map,
+    },
+)
 """Each map of an encoder by its name; ``f(encoder, x, **options)`` gives (N, H, W)."""
 
 __all__ = [
     "COMPOSITES",
     "GAIN_LIMIT",
+    "GAP_LIMIT",
     "LABEL_FREE",
     "METHODS",
     "WEIGHTINGS",
@@ -110,12 +126,16 @@ __all__ = [
     "LatentMean",
     "LayerRelevance",
     "Objective",
+    "Outcome",
     "Pass",
     "Purity",
     "RelevanceExplosionWarning",
+    "RelevanceGapWarning",
     "RelevanceReport",
     "Rule",
+    "Step",
     "Target",
+    "UnpreprocessedWarning",
     "WSquare",
     "ZBox",
     "ZPlus",

@@ -1,25 +1,63 @@
-"""What all attribution methods share: targets, start signals, and batches cut into chunks."""
+"""What all attribution methods share: arguments, targets, precision, and batches in chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, cast
+import difflib
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, replace
+from numbers import Integral
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from xaiutils import graph
+from xaiutils.graph.errors import UnpreprocessedWarning, warn
+
+T = TypeVar("T")
 
 Norm = Literal["l2", "linf"]
 _ORDERS = {"l2": 2.0, "linf": float("inf")}
 
 Target = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 
+_BRIGHTEST = 20.0  # no usual normalisation gives as much; pixels of 0..255 do
+
+
+class Named(dict[str, T]):
+    """A dictionary that tells the names it has when it is asked for another."""
+
+    def __init__(self, kind: str, entries: Mapping[str, T]) -> None:
+        super().__init__(entries)
+        self.kind = kind
+
+    def __missing__(self, name: object) -> T:
+        near = difflib.get_close_matches(str(name), self, n=1)
+        hint = f": did you mean {near[0]!r}?" if near else ";"
+        raise KeyError(f"no {self.kind} {name!r}{hint} There are {', '.join(self)}.")
+
+
+# ------------------------------------------------------------------------------------ checks
+
+
+def check_choice(name: str, found: object, allowed: Collection[str]) -> None:
+    """Raise ValueError unless an option has one of its values."""
+    if found not in allowed:
+        *others, last = map(repr, allowed)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, not {found!r}")
+
+
+def check_positive(name: str, found: object) -> None:
+    """Raise ValueError unless an option is a whole number from 1 up."""
+    if not isinstance(found, Integral) or found < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {found!r}")
+
 
 def check_norm(norm: str | None) -> None:
     """Raise ValueError unless a norm over the colours is known."""
-    if norm is not None and norm not in _ORDERS:
-        raise ValueError(f"norm must be 'l2' or 'linf', not {norm!r}")
+    if norm is not None:
+        check_choice("norm", norm, _ORDERS)
 
 
 def pool_colours(heatmap: Tensor, norm: Norm) -> Tensor:
@@ -28,13 +66,17 @@ def pool_colours(heatmap: Tensor, norm: Norm) -> Tensor:
     return cast(Tensor, pooled)
 
 
+# ------------------------------------------------------------------------------------ targets
+
+
 def resolve_target(target: Target, output: Tensor) -> Tensor:
     """Return one position in the flattened output for each image.
 
     Args:
         target: None for the largest output of each image; an int for all images; a sequence or
             tensor with one int for each image; for outputs of more than one dimension, a tuple of
-            positions (for all) or a sequence of tuples.
+            positions (for all) or a sequence of tuples. Of a network that returns one number for
+            each image there is only output 0.
         output: The network's outputs (N, ...).
 
     Returns:
@@ -46,19 +88,40 @@ def resolve_target(target: Target, output: Tensor) -> Tensor:
     """
     batch, shape = output.shape[0], output.shape[1:]
     if target is None:
-        return output.flatten(1).argmax(1)
-    targets = torch.as_tensor(target, device=output.device)
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise TypeError(f"target must be integers, not {targets.dtype}")
-    targets = targets.long()
+        return _by_image(output).argmax(1)
+    targets = _integers(target, output.device)
     if len(shape) > 1:
         return _flat_positions(targets, batch, shape)
     if targets.ndim == 0:
         targets = targets.expand(batch)
     if targets.shape != (batch,):
         raise ValueError(f"target must be one int or {batch}, not of shape {tuple(targets.shape)}")
-    _check_range(targets, shape[0])
+    _check_range(targets, math.prod(shape))
     return targets
+
+
+def _by_image(output: Tensor) -> Tensor:
+    """Return the outputs as (N, K); K is 1 where there is one number for each image."""
+    return output.reshape(output.shape[0], -1)
+
+
+def _integers(target: object, device: torch.device) -> Tensor:
+    each = target if isinstance(target, (list, tuple)) else [target]
+    name = next((one for one in each if isinstance(one, str)), None)
+    if name is not None:
+        raise TypeError(
+            f"target must be integers, not the name {name!r}; clf.categories.index({name!r}) is "
+            "the output of a classifier's class of that name"
+        )
+    try:
+        targets = torch.as_tensor(target, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"target must be integers, one or a list of them, not {target!r}"
+        ) from error
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise TypeError(f"target must be integers, not {targets.dtype}")
+    return targets.long()
 
 
 def _flat_positions(targets: Tensor, batch: int, shape: Sequence[int]) -> Tensor:
@@ -81,74 +144,122 @@ def _check_range(targets: Tensor, size: int) -> None:
         raise ValueError(f"target must be from 0 to {size - 1}, not {targets.tolist()}")
 
 
-def one_hot(positions: Tensor, output: Tensor) -> Tensor:
-    """Return 1 at each image's target and 0 elsewhere, of the shape of the output."""
-    flat = torch.zeros_like(output.flatten(1))
-    return flat.scatter_(1, positions[:, None], 1.0).view_as(output)
-
-
-def start_signal(target: Target, output: Tensor) -> Tensor:
-    """Return 1 at the target of each image and 0 elsewhere.
+def start_signal(positions: Tensor | None, output: Tensor) -> Tensor:
+    """Return 1 at one position of each image's output and 0 elsewhere; None is the largest.
 
     Raises:
         ValueError: If the network's output is not finite.
     """
     if not bool(torch.isfinite(output).all()):
         raise ValueError("the network's output is not finite: it overflows on this input")
-    return one_hot(resolve_target(target, output), output)
+    flat = _by_image(output)
+    chosen = flat.argmax(1) if positions is None else positions
+    return torch.zeros_like(flat).scatter_(1, chosen[:, None], 1.0).view_as(output)
 
 
-def check_target(target: Target, traced: graph.Graph, x: Tensor) -> None:
-    """Raise what :func:`resolve_target` raises, before any forward pass."""
+# ------------------------------------------------------------------------ a network and its images
+
+
+def prepare(
+    model: nn.Module, x: Tensor, target: Target, fold: bool = True
+) -> tuple[graph.Graph, Tensor, Tensor | None]:
+    """Trace the network and check every argument, before any work is done.
+
+    Returns:
+        The network, the images, and one position in the flattened output for each image, or None
+        for the largest output. Network and images are in float32 at least: see :func:`precise`.
+    """
+    traced = graph.trace(model, x, fold=fold)
+    positions = None
     if target is not None:
-        resolve_target(target, x.new_empty(1).expand(x.shape[0], *traced.output_shape))
+        positions = resolve_target(target, x.new_empty(1).expand(len(x), *traced.output_shape))
+    check_scale(traced, x)
+    return precise_graph(traced, x.dtype), precise(x), positions
 
 
-def chunk_target(target: Target, chunk: slice, batch: int) -> Target:
-    """Return the part of ``target`` that belongs to a chunk of the batch."""
-    if target is None or isinstance(target, int):
-        return target
-    targets = torch.as_tensor(target)
-    return targets[chunk] if targets.ndim and targets.shape[0] == batch else targets
+def precise(x: Tensor) -> Tensor:
+    """Return a tensor detached, and in float32 where it was coarser.
+
+    Signals on the way back are often smaller than half precision can tell from zero, and sums of
+    thousands of numbers are off in its third digit.
+    """
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+
+
+def precise_graph(traced: graph.Graph, dtype: torch.dtype) -> graph.Graph:
+    """Return a network whose numbers are of type ``dtype`` with numbers of float32 at least."""
+    if torch.promote_types(dtype, torch.float32) == dtype:
+        return traced
+    nodes = (replace(node, operation=_precise_operation(node.operation)) for node in traced.nodes)
+    return graph.Graph(list(nodes))
+
+
+def _precise_operation(operation: graph.Operation) -> graph.Operation:
+    values = {field.name: getattr(operation, field.name) for field in fields(operation)}
+    coarse = {k: v for k, v in values.items() if torch.is_tensor(v) and v.is_floating_point()}
+    return replace(operation, **{name: precise(value) for name, value in coarse.items()})
+
+
+def check_scale(traced: graph.Graph, x: Tensor) -> None:
+    """Warn of pictures whose pixels go from 0 far beyond 1 and meet a network's weights so."""
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or not _reads_pixels(traced):
+        return
+    low, high = x.detach().aminmax()
+    if float(low) >= 0 and float(high) > _BRIGHTEST:
+        warn(
+            "x looks like pixels from 0 to 255 that were not preprocessed; bring them into the "
+            "network's units, as clf.batch([image]) does. If the network was trained on such "
+            "numbers, silence this with warnings.simplefilter('ignore', UnpreprocessedWarning)",
+            UnpreprocessedWarning,
+        )
+
+
+def _reads_pixels(traced: graph.Graph) -> bool:
+    """Whether a convolution or linear layer reads the input as it is, not scaled by anything."""
+    copies = {0}
+    for node in traced.nodes[1:]:
+        if copies.isdisjoint(node.inputs):
+            continue
+        if isinstance(node.operation, (graph.Convolution, graph.Dense)):
+            return True
+        if isinstance(node.operation, (graph.Concatenate, graph.Pad, graph.Reshape)):
+            copies.add(node.index)
+    return False
 
 
 def in_chunks(
-    function: Callable[[Tensor, Target], Tensor],
-    x: Tensor,
-    target: Target,
-    internal_batch_size: int | None,
-) -> Tensor:
-    """Call ``function(x, target)`` on a few images at a time and concatenate what it returns.
+    function: Callable[..., T], internal_batch_size: int | None, x: Tensor, *others: Tensor | None
+) -> list[T]:
+    """Call a function on a few images at a time, without autograd and autocast.
 
     Args:
-        function: What to call.
-        x: The images (N, ...).
-        target: As in :func:`resolve_target`.
+        function: What to call, ``function(x, *others)``.
         internal_batch_size: The largest number of images at a time; None for all.
+        x: The images (N, ...).
+        others: What else has an entry for each image, or None.
+
+    Returns:
+        What it returns for each chunk.
 
     Raises:
-        ValueError: If ``internal_batch_size`` is not positive.
+        ValueError: If ``internal_batch_size`` is not a positive whole number.
     """
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size must be at least 1, not {internal_batch_size}")
-    batch = x.shape[0]
-    size = internal_batch_size or batch
-    if size >= batch:
-        return function(x, target)
-    chunks = [slice(start, start + size) for start in range(0, batch, size)]
-    return torch.cat([function(x[c], chunk_target(target, c, batch)) for c in chunks])
+    if internal_batch_size is not None:
+        check_positive("internal_batch_size", internal_batch_size)
+    size = internal_batch_size or len(x)
+    chunks = [slice(first, first + size) for first in range(0, len(x), size)]
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        return [function(*(None if t is None else t[c] for t in (x, *others))) for c in chunks]
 
 
-def prepare(model: nn.Module, x: Tensor, target: Target, fold: bool = True) -> graph.Graph:
-    """Trace the network and check every argument, before any work is done."""
-    traced = graph.trace(model, x, fold=fold)
-    check_target(target, traced, x)
-    return traced
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return the chunks of a batch as one."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def signal_to_input(
-    traced: graph.Graph, x: Tensor, target: Target, gate: graph.GateRule = graph.gated
+    traced: graph.Graph, x: Tensor, positions: Tensor | None, gate: graph.GateRule = graph.gated
 ) -> Tensor:
     """Send 1 from the target output back to the input through the given gates."""
     record = traced.record(x, keep="gates")
-    return traced.backward(record, start_signal(target, record.output), gate)
+    return traced.backward(record, start_signal(positions, record.output), gate)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from xaiutils.attribution._common import Named
 from xaiutils.attribution._rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox, ZPlus
 from xaiutils.graph import (
     Affine,
@@ -24,9 +26,15 @@ from xaiutils.graph import (
 Key = str | int | type
 """A layer: its path in the user's module, a type (of module or operation), or its position.
 
-Positions count the convolutions and linear layers in the order of execution, from 0; negative ones
-count from the end.
+A container's path stands for all layers in it, and so does its type. Positions count the
+convolutions and linear layers in the order of execution, from 0; negative ones count from the end.
 """
+
+
+def _check_rule(name: str, found: object) -> None:
+    if not isinstance(found, Rule):
+        cure = f"; write {found.__name__}()" if isinstance(found, type) else ", such as ZPlus()"
+        raise TypeError(f"{name} must be an instance of a rule, not {found!r}{cure}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,12 @@ class Composite:
         affine: For a scale and shift of its own: a BatchNorm that no convolution precedes.
         other: For additions, average pooling, upsampling.
         overrides: Rules for single layers, which take precedence: see ``Key``. A position
-            counts more than a path, and a path more than a type.
+            counts more than a path, and a path more than a type. Of several paths, and of several
+            types, the one nearest to the layer counts, in whatever order they stand; of the same
+            one, the last.
+
+    Raises:
+        TypeError: If a rule is none, or a layer is named by something else than a ``Key``.
     """
 
     convolution: Rule
@@ -50,32 +63,48 @@ class Composite:
     other: Rule = field(default_factory=Epsilon)
     overrides: tuple[tuple[Key, Rule], ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("convolution", "dense", "first", "affine", "other"):
+            if name != "first" or self.first is not None:
+                _check_rule(name, getattr(self, name))
+        for key, rule in self.overrides:
+            if not isinstance(key, (str, int, type)):
+                raise TypeError(f"a layer is a path, a type or a position, not {key!r}")
+            _check_rule(f"the rule for {key!r}", rule)
+
     def override(self, rules: Mapping[Key, Rule]) -> Composite:
         """Return this composite with other rules for some layers."""
         return replace(self, overrides=(*self.overrides, *rules.items()))
 
 
-COMPOSITES: dict[str, Composite] = {
-    "epsilon": Composite(Epsilon(), Epsilon()),
-    "z_plus": Composite(ZPlus(), ZPlus(), affine=ZPlus(), other=ZPlus()),
-    "gamma": Composite(Gamma(), Gamma(), affine=Gamma(), other=Gamma()),
-    "alpha2_beta1": Composite(AlphaBeta(), AlphaBeta(), affine=ZPlus(), other=ZPlus()),
-    "epsilon_plus": Composite(ZPlus(), Epsilon(), affine=ZPlus(), other=ZPlus()),
-    "epsilon_plus_flat": Composite(ZPlus(), Epsilon(), first=Flat(), affine=ZPlus(), other=ZPlus()),
-    "epsilon_gamma_box": Composite(Gamma(), Epsilon(), first=ZBox(), affine=Gamma(), other=Gamma()),
-    "alpha2_beta1_flat": Composite(
-        AlphaBeta(), AlphaBeta(), first=Flat(), affine=ZPlus(), other=ZPlus()
-    ),
-}
+COMPOSITES: dict[str, Composite] = Named(
+    "composite",
+    {
+        "epsilon": Composite(Epsilon(), Epsilon()),
+        "z_plus": Composite(ZPlus(), ZPlus(), affine=ZPlus(), other=ZPlus()),
+        "gamma": Composite(Gamma(), Gamma(), affine=Gamma(), other=Gamma()),
+        "alpha2_beta1": Composite(AlphaBeta(), AlphaBeta(), affine=ZPlus(), other=ZPlus()),
+        "epsilon_plus": Composite(ZPlus(), Epsilon(), affine=ZPlus(), other=ZPlus()),
+        "epsilon_plus_flat": Composite(
+            ZPlus(), Epsilon(), first=Flat(), affine=ZPlus(), other=ZPlus()
+        ),
+        "epsilon_gamma_box": Composite(
+            Gamma(), Epsilon(), first=ZBox(), affine=Gamma(), other=Gamma()
+        ),
+        "alpha2_beta1_flat": Composite(
+            AlphaBeta(), AlphaBeta(), first=Flat(), affine=ZPlus(), other=ZPlus()
+        ),
+    },
+)
 """The named composites; each can be changed layer by layer with :meth:`Composite.override`."""
 
 
-def as_composite(composite: str | Composite | Mapping[Key, Rule]) -> Composite:
+def as_composite(composite: object) -> Composite:
     """Return a composite from its name, itself, or rules for some layers (the rest: epsilon).
 
     Raises:
         ValueError: If there is no composite of that name.
-        TypeError: If a rule is no rule.
+        TypeError: If it is none of these, or a rule is no rule.
     """
     if isinstance(composite, str):
         if composite not in COMPOSITES:
@@ -83,10 +112,12 @@ def as_composite(composite: str | Composite | Mapping[Key, Rule]) -> Composite:
         return COMPOSITES[composite]
     if isinstance(composite, Composite):
         return composite
-    for key, rule in composite.items():
-        if not isinstance(rule, Rule):
-            raise TypeError(f"the rule for {key!r} must be an instance of a rule, not {rule!r}")
-    return COMPOSITES["epsilon"].override(composite)
+    if isinstance(composite, Mapping):
+        return COMPOSITES["epsilon"].override(composite)
+    raise TypeError(
+        "composite must be a name, a Composite, or a mapping from layers to rules, not "
+        f"{composite!r}; one rule for all layers is Composite(rule, rule, affine=rule, other=rule)"
+    )
 
 
 def assign(composite: Composite, traced: Graph, model: nn.Module) -> dict[int, Rule]:
@@ -96,14 +127,14 @@ def assign(composite: Composite, traced: Graph, model: nn.Module) -> dict[int, R
         ValueError: If an override fits no layer.
     """
     rules = {node.index: _default(composite, node, traced) for node in _deciding(traced)}
-    for kind in (type, str, int):  # the most specific last
-        for key, rule in composite.overrides:
-            if not isinstance(key, kind):
-                continue
-            matches = _matches(key, traced, model)
-            if not matches:
-                raise ValueError(f"the rule for {key!r} fits no layer of the network")
-            rules.update(dict.fromkeys(matches, rule))
+    found: list[tuple[_Rank, int, Rule]] = []
+    for key, rule in composite.overrides:
+        matches = _matches(key, traced, model)
+        if not matches:
+            raise ValueError(f"the rule for {key!r} fits no layer of the network")
+        found += [(rank, index, rule) for index, rank in matches.items()]
+    for _, index, rule in sorted(found, key=lambda match: match[0]):  # the most specific last
+        rules[index] = rule
     return rules
 
 
@@ -142,16 +173,29 @@ def _reads_input(node: Node, traced: Graph) -> bool:
     )
 
 
-def _matches(key: Key, traced: Graph, model: nn.Module) -> list[int]:
+_Rank = tuple[int, float, int]
+"""How specific a match is: type, path or position; how near; how special the type is."""
+
+
+def _matches(key: Key, traced: Graph, model: nn.Module) -> dict[int, _Rank]:
+    """Return the positions of the nodes that a key stands for, and how specific it is to each."""
     if isinstance(key, int):
         weighted = _weighted(traced)
-        return [weighted[key].index] if -len(weighted) <= key < len(weighted) else []
+        return {weighted[key].index: (2, 0, 0)} if -len(weighted) <= key < len(weighted) else {}
+    deciding = _deciding(traced)
     if isinstance(key, str):
-        return [n.index for n in _deciding(traced) if _below(n.name, key) or _below(n.module, key)]
-    modules = {path for path, part in model.named_modules() if isinstance(part, key)}
-    return [
-        n.index for n in _deciding(traced) if isinstance(n.operation, key) or n.module in modules
-    ]
+        found = [n.index for n in deciding if _below(n.name, key) or _below(n.module, key)]
+        return dict.fromkeys(found, (1, len(key), 0))
+    special = len(key.__mro__)
+    modules = [path for path, part in model.named_modules() if isinstance(part, key)]
+    matches: dict[int, _Rank] = {}
+    for node in deciding:
+        near = [len(path) for path in modules if not path or _below(node.module, path)]
+        if isinstance(node.operation, key):
+            matches[node.index] = (0, math.inf, special)
+        elif near:
+            matches[node.index] = (0, max(near), special)
+    return matches
 
 
 def _below(path: str, layer: str) -> bool:

@@ -9,6 +9,7 @@ objective, the optimiser and the treatment of biases are our own reconstruction.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from xaiutils.attribution._common import (
     Norm,
     Target,
+    check_choice,
     check_norm,
-    chunk_target,
+    in_chunks,
     pool_colours,
     prepare,
 )
@@ -122,7 +124,7 @@ def dmbp(
 
     Returns:
         A :class:`Disentangled` with the attributions, mappings and masks, the bias, and the
-        objective at every step.
+        objective at every step; for a network in half precision in float32.
 
     Raises:
         TypeError: As in :func:`xaiutils.attribution.gradient`, or if ``objective`` is none.
@@ -133,24 +135,17 @@ def dmbp(
         raise TypeError(f"objective must be an Objective, not {type(objective).__name__}")
     if iterations < 0:
         raise ValueError(f"iterations must not be negative, but is {iterations}")
-    if start not in STARTS:
-        raise ValueError(f"start must be one of {STARTS}, not {start!r}")
+    check_choice("start", start, STARTS)
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be positive, not {learning_rate}")
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size must be at least 1, not {internal_batch_size}")
-    traced = prepare(model, x, target)
+    traced, x, positions = prepare(model, x, target)
     if not traced.gates:
         raise ValueError("the network has no activation whose filters could be masked")
     chosen = default_objective(traced.input_shape) if objective is None else objective
     chosen.check(traced.input_shape)
     search = _Search(chosen, iterations, start, learning_rate)
-    size = internal_batch_size or x.shape[0]
-    chunks = [slice(i, i + size) for i in range(0, x.shape[0], size)]
-    targets = (chunk_target(target, chunk, x.shape[0]) for chunk in chunks)
-    return Disentangled.joined(
-        [_explain(traced, search, x[c], t) for c, t in zip(chunks, targets, strict=True)]
-    )
+    one_chunk = partial(_explain, traced, search)
+    return Disentangled.joined(in_chunks(one_chunk, internal_batch_size, x, positions))
 
 
 def dmbp_heatmap(
@@ -200,10 +195,9 @@ class _Search:
     learning_rate: float
 
 
-@torch.no_grad()
-def _explain(traced: Graph, search: _Search, x: Tensor, target: Target) -> Disentangled:
+def _explain(traced: Graph, search: _Search, x: Tensor, positions: Tensor | None) -> Disentangled:
     """Explain one chunk."""
-    network = Masked(traced, x, target, search.objective.needs_filters)
+    network = Masked(traced, x, positions, search.objective.needs_filters)
     masks, mappings, history = _optimised(network, search)
     positive, negative = mappings * x
     whole = network.whole.pixels[0]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from xaiutils import graph
-from xaiutils.attribution._common import Target, start_signal
+from xaiutils.attribution._common import start_signal
 from xaiutils.attribution._dmbp_objectives import Evidence, branch_signs
+from xaiutils.attribution._rules import total_of
 from xaiutils.graph import Gate, Graph, Node, Record
 
 BRANCHES = 2  # the positive and the negative one
@@ -36,13 +38,15 @@ class Masked:
         whole: The evidence of the unmasked network, one branch.
     """
 
-    def __init__(self, traced: Graph, x: Tensor, target: Target, needs_filters: bool) -> None:
+    def __init__(
+        self, traced: Graph, x: Tensor, positions: Tensor | None, needs_filters: bool
+    ) -> None:
         """Run the network forwards, and backwards without masks.
 
         Args:
             traced: The network, which has at least one gate.
             x: The images.
-            target: As in :func:`xaiutils.attribution.gradient`.
+            positions: One position in the flattened output for each image; None: the largest.
             needs_filters: Whether evidence is to tell the relevance of filters.
         """
         self.x = x
@@ -50,7 +54,7 @@ class Masked:
         self._needs_filters = needs_filters
         self._traced = traced
         self._record = traced.record(x, keep="gates")
-        self._start = start_signal(target, self._record.output)
+        self._start = start_signal(positions, self._record.output)
         self._indices = {k: torch.cat([v, v]) for k, v in self._record.indices.items()}
         self._arrived: dict[int, Tensor] = {}
         self.output = self._explained(self._record.output)
@@ -60,14 +64,18 @@ class Masked:
 
     def ones(self) -> Tensor:
         """Return masks that leave everything as it is."""
-        return self.x.new_ones(BRANCHES, self.x.shape[0], sum(node.shape[0] for node in self.gates))
+        return self.x.new_ones(BRANCHES, self.x.shape[0], sum(self._filters()))
 
     def split(self, masks: Tensor) -> tuple[Tensor, ...]:
         """Return the masks of each gate."""
-        return torch.split(masks, [node.shape[0] for node in self.gates], -1)
+        return torch.split(masks, self._filters(), -1)
+
+    def _filters(self) -> list[int]:
+        """Return the number of filters at each gate; a gate behind one number has one."""
+        return [math.prod(node.shape[:1]) for node in self.gates]
 
     def _explained(self, output: Tensor) -> Tensor:
-        return (output * self._start).double().flatten(1).sum(1)
+        return total_of(output * self._start)
 
     def backward(self, masks: Tensor, keep: bool = True) -> tuple[Tensor, Evidence]:
         """Return the mappings J of each branch (B, N, ...) and the evidence in them.
@@ -210,10 +218,13 @@ def _reacting(node: Node, value: Tensor) -> Tensor:
 
 
 def _over_space(values: Tensor) -> Tensor:
-    """Sum (B, N, C, ...) over the dimensions after the channels."""
+    """Sum (B, N, C, ...) over the dimensions after the channels; (B, N) is one channel."""
+    if values.ndim == 2:
+        return values[..., None]
     return values.flatten(3).sum(3) if values.ndim > 3 else values
 
 
 def _fitted(factors: Tensor, values: Tensor) -> Tensor:
-    """Append dimensions of 1 until there are as many as in ``values``."""
-    return factors.reshape(*factors.shape, *[1] * (values.ndim - factors.ndim))
+    """Return factors (B, N, C) with the number of dimensions that ``values`` has."""
+    missing = [1] * (values.ndim - factors.ndim)
+    return factors.reshape(*factors.shape[: values.ndim], *missing)

@@ -12,6 +12,7 @@ a weight that scales with :math:`1/c`, and the slope of the decoder is one.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -21,6 +22,14 @@ from torch import Tensor, nn
 
 from xaiutils import graph
 from xaiutils.attribution._cam import enlarged, feature_layer
+from xaiutils.attribution._common import (
+    check_choice,
+    check_positive,
+    check_scale,
+    in_chunks,
+    precise,
+    precise_graph,
+)
 
 Weighting = Literal["jacobian", "gram", "removal", "abs_latent", "uniform"]
 Rectify = Literal["abs", "relu", "square"]
@@ -111,7 +120,7 @@ def grad_lam(
             enough for ``"abs_latent"`` and ``"uniform"``.
         x: Inputs (N, C, H, W).
         layer: The path in ``encoder`` of the module whose output is :math:`A`, as in
-            :func:`xaiutils.attribution.grad_cam`; None takes the last convolution.
+            :func:`xaiutils.attribution.grad_cam`; None takes the last maps that are read.
         weighting: See above.
         rectify: What makes a weighted map count: ``"abs"``, ``"relu"``, which depends on the sign
             that training has given to a latent, or ``"square"``, the sum of the squares of the
@@ -123,21 +132,22 @@ def grad_lam(
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
-        The maps, their weights, and the aggregate.
+        The maps, their weights, and the aggregate; for networks in half precision in float32, in
+        which they are computed.
 
     Raises:
         TypeError: If a network is no module, or ``x`` is no tensor of the encoder's type.
         ValueError: If a network is in training mode, the code is not (N, J), the decoder does not
             take it, the layer is unknown or has no feature maps, or an option is out of range.
     """
-    _check_choice("weighting", weighting, WEIGHTINGS)
-    _check_choice("rectify", rectify, get_args(Rectify))
-    _check_positive("chunk_size", chunk_size)
+    check_choice("weighting", weighting, WEIGHTINGS)
+    check_choice("rectify", rectify, get_args(Rectify))
+    check_positive("chunk_size", chunk_size)
     traced = trace_encoder(encoder, x)
     latents = traced.output_shape[0]
     g = _checked_decoder(decoder, weighting, x.new_zeros(1, latents))
-    if reference is None:
-        reference = x.new_zeros(latents)
+    x = precise(x)
+    reference = x.new_zeros(latents) if reference is None else reference.to(x)
     if reference.shape != (latents,):
         raise ValueError(
             f"reference must be ({latents},), a number for each latent, not "
@@ -156,7 +166,7 @@ def grad_lam(
         aggregate = enlarged(aggregate[:, None], x.shape[2:])[:, 0]
         return replace(found, weights=weights, aggregate=aggregate)
 
-    return _over_images(one_chunk, x, internal_batch_size)
+    return _joined(in_chunks(one_chunk, internal_batch_size, x))
 
 
 # ------------------------------------------------------------------------------------ the encoder
@@ -165,6 +175,8 @@ def grad_lam(
 def trace_encoder(encoder: nn.Module, x: Tensor) -> graph.Graph:
     """Trace an encoder, and check that it gives codes (N, J) for images (N, C, H, W).
 
+    The graph's numbers are in float32 at least, and so must be what it reads.
+
     Raises:
         TypeError: As :func:`grad_lam`.
         ValueError: As :func:`grad_lam`.
@@ -172,18 +184,21 @@ def trace_encoder(encoder: nn.Module, x: Tensor) -> graph.Graph:
     _check_module("encoder", encoder)
     graph.check_input(encoder, x)
     with torch.no_grad():
-        code = encoder(x[:1])
-    if isinstance(code, (tuple, list)):
+        code = encoder(x[:1].clone())  # a copy: the first operation may work in place
+    if isinstance(code, (tuple, list)) and len(code) > 1:
         raise ValueError(
             f"the encoder returns {len(code)} values; wrap it as attribution.LatentMean(encoder), "
             "which keeps the first"
         )
-    if code.ndim != 2:
+    traced = graph.trace(encoder, x, fold=False)  # unfolded: every module's output is there
+    if len(traced.output_shape) != 1:
+        shape = ", ".join(("N", *map(str, traced.output_shape)))
         raise ValueError(
-            f"the encoder's code must be (N, J), not of shape {tuple(code.shape)}; end the encoder "
+            f"the encoder's code must be (N, J), not of shape ({shape}); end the encoder "
             "with nn.Flatten(), and begin the decoder with nn.Unflatten()"
         )
-    return graph.trace(encoder, x, fold=False)  # unfolded: every module's output is there
+    check_scale(traced, x)
+    return precise_graph(traced, x.dtype)
 
 
 def latent_maps(
@@ -197,7 +212,7 @@ def latent_maps(
         ValueError: If the layer is unknown or has no feature maps, or the code is not finite.
     """
     node = feature_layer(traced, layer)
-    if len(node.shape) != 3:
+    if len(node.shape) != 3:  # of an encoder that reads no images
         raise ValueError(f"layer {node.name!r} has no feature maps (K, h, w): {node.shape}")
     later = frozenset(index for index in traced.gates if index > node.index)
     record = traced.record(x, keep=later | {node.index})
@@ -328,33 +343,16 @@ def _gram_aggregate(maps: Tensor, gram: Tensor, rectify: Rectify) -> Tensor:
     return squares if rectify == "square" else squares.sqrt()
 
 
-def _over_images(
-    function: Callable[[Tensor], LatentMaps], x: Tensor, internal_batch_size: int | None
-) -> LatentMaps:
-    if internal_batch_size is None:
-        return function(x)
-    _check_positive("internal_batch_size", internal_batch_size)
-    parts = [function(part) for part in torch.split(x, internal_batch_size)]
-    return LatentMaps(
-        torch.cat([part.maps for part in parts]),
-        torch.cat([part.weights for part in parts]),
-        torch.cat([part.aggregate for part in parts]),
-        torch.cat([part.latents for part in parts]),
-        parts[0].layer,
-    )
+def _joined(parts: list[LatentMaps]) -> LatentMaps:
+    """Return the results of several chunks of a batch as one."""
+    if len(parts) == 1:
+        return parts[0]
+    tensors = ("maps", "weights", "aggregate", "latents")
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
+    return LatentMaps(**whole, layer=parts[0].layer)
 
 
 # ------------------------------------------------------------------------------------ the checks
-
-
-def _check_choice(name: str, found: str, allowed: tuple[str, ...]) -> None:
-    if found not in allowed:
-        raise ValueError(f"{name} is {found!r}: choose from {', '.join(map(repr, allowed))}")
-
-
-def _check_positive(name: str, found: int) -> None:
-    if found < 1:
-        raise ValueError(f"{name} must be at least 1, not {found}")
 
 
 def _check_module(name: str, module: nn.Module) -> None:
@@ -365,7 +363,7 @@ def _check_module(name: str, module: nn.Module) -> None:
 
 
 def _checked_decoder(decoder: nn.Module | None, weighting: Weighting, code: Tensor) -> nn.Module:
-    """Return a decoder that takes codes like ``code`` (1, J); where none is asked, any module."""
+    """Return a decoder for codes like ``code`` (1, J), made precise; where none is asked, any."""
     if decoder is None and weighting in WITHOUT_DECODER:
         return nn.Identity()
     if decoder is None:
@@ -382,4 +380,5 @@ def _checked_decoder(decoder: nn.Module | None, weighting: Weighting, code: Tens
         ) from error
     if not isinstance(picture, Tensor) or picture.shape[:1] != (1,):
         raise ValueError("the decoder must return one tensor (N, ...) for codes (N, J)")
-    return decoder
+    wanted = precise(code).dtype
+    return decoder if wanted == code.dtype else copy.deepcopy(decoder).to(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, overload
 
 import torch
@@ -12,9 +13,11 @@ from xaiutils.attribution._common import (
     Norm,
     Target,
     check_norm,
+    check_positive,
     in_chunks,
-    one_hot,
+    joined,
     pool_colours,
+    precise,
     prepare,
     resolve_target,
     signal_to_input,
@@ -33,19 +36,25 @@ def gradient(
         model: A classifier, or any network that :func:`xaiutils.graph.trace` accepts.
         x: Inputs (N, C, H, W), as the network takes them.
         target: The output to explain: an int, one for each image, or None for the largest one. For
-            outputs of several dimensions a tuple of positions.
+            outputs of several dimensions a tuple of positions; of a network that returns one
+            number for each image there is only output 0.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
-        (N, C, H, W), in units of the output per unit of the input.
+        (N, C, H, W), in units of the output per unit of the input. For a network in half precision
+        (float16, bfloat16) it is computed and returned in float32, in which small numbers are not
+        lost, as by all methods.
 
     Raises:
         TypeError: If ``x`` or ``target`` is of the wrong type.
         ValueError: If the model is in training mode, cannot be traced, or an argument is out of
             range.
+
+    Warns:
+        UnpreprocessedWarning: If pictures go from 0 far beyond 1, as pixels of 0 to 255 do, and
+            the network does not scale them itself. So do all methods.
     """
-    traced = prepare(model, x, target)
-    return in_chunks(lambda x, t: signal_to_input(traced, x, t), x, target, internal_batch_size)
+    return _gradients(*prepare(model, x, target), internal_batch_size)
 
 
 def input_x_gradient(
@@ -68,7 +77,8 @@ def input_x_gradient(
         TypeError: As in :func:`gradient`.
         ValueError: As in :func:`gradient`.
     """
-    return x * gradient(model, x, target, internal_batch_size=internal_batch_size)
+    slopes = gradient(model, x, target, internal_batch_size=internal_batch_size)
+    return precise(x) * slopes
 
 
 def sensitivity(
@@ -136,14 +146,13 @@ def smoothgrad(
         TypeError: As in :func:`gradient`.
         ValueError: As in :func:`gradient`, or if ``samples`` or ``noise_level`` is out of range.
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, not {samples}")
+    check_positive("samples", samples)
     if noise_level < 0:
         raise ValueError(f"noise_level must not be negative, but is {noise_level}")
-    traced = prepare(model, x, target)
+    traced, x, positions = prepare(model, x, target)
     spread = noise_level * (x.flatten(1).amax(1) - x.flatten(1).amin(1))
     spread = spread.reshape(-1, *[1] * (x.ndim - 1))
-    positions = _positions(traced, x, target, internal_batch_size)
+    positions = _settled(traced, x, positions, internal_batch_size)
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(x)
     for _ in range(samples):
@@ -212,11 +221,10 @@ def integrated_gradients(
         ValueError: As in :func:`gradient`, or if ``n_steps`` is not positive or the baselines do
             not fit.
     """
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, not {n_steps}")
-    traced = prepare(model, x, target)
+    check_positive("n_steps", n_steps)
+    traced, x, positions = prepare(model, x, target)
     start = _baseline(baselines, x)
-    positions = _positions(traced, x, target, internal_batch_size)
+    positions = _settled(traced, x, positions, internal_batch_size)
     path, total = x - start, torch.zeros_like(x)
     for place, weight in zip(*_gauss_legendre(n_steps), strict=True):
         total += weight * _gradients(traced, start + place * path, positions, internal_batch_size)
@@ -230,7 +238,7 @@ def integrated_gradients(
 
 
 def _baseline(baselines: Tensor | float, x: Tensor) -> Tensor:
-    given = torch.as_tensor(baselines, dtype=x.dtype, device=x.device)
+    given = torch.as_tensor(baselines, dtype=x.dtype, device=x.device).detach()
     try:
         start = given.expand_as(x)
     except RuntimeError as error:
@@ -251,31 +259,26 @@ def _gauss_legendre(points: int) -> tuple[list[float], list[float]]:
     return ((places + 1) / 2).tolist(), (vectors[0] ** 2).tolist()
 
 
-def _positions(
-    traced: graph.Graph, x: Tensor, target: Target, internal_batch_size: int | None
+def _settled(
+    traced: graph.Graph, x: Tensor, positions: Tensor | None, internal_batch_size: int | None
 ) -> Tensor:
     """Fix the target: None is settled on the image itself, once for all its variants."""
-    if target is not None:
-        return resolve_target(target, x.new_empty(1).expand(x.shape[0], *traced.output_shape))
-    return in_chunks(lambda x, t: resolve_target(t, traced(x)), x, None, internal_batch_size)
+    if positions is not None:
+        return positions
+    return joined(in_chunks(lambda x: resolve_target(None, traced(x)), internal_batch_size, x))
 
 
 def _gradients(
-    traced: graph.Graph, x: Tensor, positions: Tensor, internal_batch_size: int | None
+    traced: graph.Graph, x: Tensor, positions: Tensor | None, internal_batch_size: int | None
 ) -> Tensor:
-    def one_chunk(x: Tensor, positions: Target) -> Tensor:
-        assert isinstance(positions, Tensor)
-        record = traced.record(x, keep="gates")
-        return traced.backward(record, one_hot(positions, record.output))
-
-    return in_chunks(one_chunk, x, positions, internal_batch_size)
+    one_chunk = partial(signal_to_input, traced)
+    return joined(in_chunks(one_chunk, internal_batch_size, x, positions))
 
 
 def _outputs(
     traced: graph.Graph, x: Tensor, positions: Tensor, internal_batch_size: int | None
 ) -> Tensor:
-    def one_chunk(x: Tensor, positions: Target) -> Tensor:
-        assert isinstance(positions, Tensor)
-        return traced(x).flatten(1).gather(1, positions[:, None])[:, 0]
+    def one_chunk(x: Tensor, positions: Tensor) -> Tensor:
+        return traced(x).reshape(len(x), -1).gather(1, positions[:, None])[:, 0]
 
-    return in_chunks(one_chunk, x, positions, internal_batch_size)
+    return joined(in_chunks(one_chunk, internal_batch_size, x, positions))

@@ -1,6 +1,7 @@
 """Maps of an encoder without labels, by other people: what Grad-LAM has to be compared with.
 
-All of them are called as ``method(encoder, x, **options)`` and give (N, H, W); none asks a decoder.
+All of them are called as ``method(encoder, x, **options)`` and give (N, H, W); none asks a decoder,
+and none changes the images. For an encoder in half precision they compute and return float32.
 """
 
 from __future__ import annotations
@@ -11,10 +12,17 @@ from torch import Tensor, nn
 
 from xaiutils.attribution import _modified
 from xaiutils.attribution._cam import enlarged, feature_layer
+from xaiutils.attribution._common import check_positive, in_chunks, joined, precise
 from xaiutils.attribution._grad_lam import grad_lam, trace_encoder
 
 
-def lafam(encoder: nn.Module, x: Tensor, layer: str | None = None) -> Tensor:
+def lafam(
+    encoder: nn.Module,
+    x: Tensor,
+    layer: str | None = None,
+    *,
+    internal_batch_size: int | None = None,
+) -> Tensor:
     r"""Return the label-free activation map (LaFAM; Karjauv and Albayrak 2024).
 
     The mean :math:`\frac1K \sum_k A^k(u, v)` of a layer's feature maps, scaled to [0, 1] in each
@@ -24,6 +32,7 @@ def lafam(encoder: nn.Module, x: Tensor, layer: str | None = None) -> Tensor:
         encoder: A network in evaluation mode, as in :func:`xaiutils.attribution.grad_lam`.
         x: Inputs (N, C, H, W).
         layer: As in :func:`xaiutils.attribution.grad_lam`.
+        internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, H, W), in [0, 1].
@@ -34,13 +43,16 @@ def lafam(encoder: nn.Module, x: Tensor, layer: str | None = None) -> Tensor:
     """
     traced = trace_encoder(encoder, x)
     node = feature_layer(traced, layer)
-    mean = traced.record(x, keep=(node.index,)).value(node.index).mean(dim=1, keepdim=True)
-    low, high = mean.amin(dim=(2, 3), keepdim=True), mean.amax(dim=(2, 3), keepdim=True)
-    scaled = ((mean - low) / (high - low)).nan_to_num(0.0)
-    return enlarged(scaled, x.shape[2:])[:, 0]
+
+    def one_chunk(x: Tensor) -> Tensor:
+        mean = traced.record(x, keep=(node.index,)).value(node.index).mean(dim=1, keepdim=True)
+        low, high = mean.amin(dim=(2, 3), keepdim=True), mean.amax(dim=(2, 3), keepdim=True)
+        scaled = ((mean - low) / (high - low)).nan_to_num(0.0)
+        return enlarged(scaled, x.shape[2:])[:, 0]
+
+    return joined(in_chunks(one_chunk, internal_batch_size, precise(x)))
 
 
-@torch.no_grad()
 def relax(
     encoder: nn.Module,
     x: Tensor,
@@ -75,21 +87,22 @@ def relax(
         TypeError: As in :func:`xaiutils.attribution.grad_lam`.
         ValueError: As in :func:`xaiutils.attribution.grad_lam`, or if an option is out of range.
     """
-    for name, found in (("samples", samples), ("cells", cells)):
-        if found < 1:
-            raise ValueError(f"{name} must be at least 1, not {found}")
-    if perturbations_per_eval < 1:
-        raise ValueError(f"perturbations_per_eval must be at least 1, not {perturbations_per_eval}")
+    check_positive("samples", samples)
+    check_positive("cells", cells)
+    check_positive("perturbations_per_eval", perturbations_per_eval)
     if not 0 < probability < 1:
         raise ValueError(f"probability must lie between 0 and 1, not at {probability}")
-    code = trace_encoder(encoder, x)(x)
-    masks = random_masks(samples, cells, probability, x.shape[2:], seed).to(x)
-    total = torch.zeros_like(x[:, 0])
-    for part in torch.split(masks, perturbations_per_eval):
-        for i in range(len(x)):
-            similarity = F.cosine_similarity(encoder(x[i] * part[:, None]), code[i : i + 1])
-            total[i] += torch.einsum("s,shw->hw", similarity, part)
-    return total / samples
+    traced = trace_encoder(encoder, x)
+    masks = random_masks(samples, cells, probability, x.shape[2:], seed).to(precise(x))
+
+    def one_image(image: Tensor) -> Tensor:
+        code, total = traced(image), torch.zeros_like(image[:, 0])
+        for part in torch.split(masks, perturbations_per_eval):
+            similarity = F.cosine_similarity(traced(image * part[:, None]), code)
+            total += torch.einsum("s,shw->hw", similarity, part)
+        return total / samples
+
+    return joined(in_chunks(one_image, 1, precise(x)))
 
 
 def random_masks(
@@ -130,11 +143,11 @@ def label_free_gradient(
     """
     traced = trace_encoder(encoder, x)
 
-    def one_chunk(part: Tensor) -> Tensor:
-        record = traced.record(part, keep="gates")
+    def one_chunk(x: Tensor) -> Tensor:
+        record = traced.record(x, keep="gates")
         return traced.backward(record, record.output).abs().sum(dim=1)
 
-    return torch.cat([one_chunk(part) for part in torch.split(x, internal_batch_size or len(x))])
+    return joined(in_chunks(one_chunk, internal_batch_size, precise(x)))
 
 
 def exp_vae(

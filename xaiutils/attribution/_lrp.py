@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, overload
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from xaiutils import graph
 from xaiutils.attribution._common import (
     Target,
-    chunk_target,
+    check_choice,
+    in_chunks,
+    joined,
     prepare,
     start_signal,
 )
@@ -27,7 +29,8 @@ from xaiutils.attribution._rules import (
     Weighted,
     total_of,
 )
-from xaiutils.graph import Gate, Graph, LinearOperation, Node, Record, Switch
+from xaiutils.graph import Gate, Graph, LinearOperation, Node, Operation, Record, Switch
+from xaiutils.graph.errors import warn
 
 Bias = Literal["absorb", "ignore", "redistribute"]
 
@@ -35,8 +38,16 @@ GAIN_LIMIT = 1e6
 """Absolute relevance that grows by more than this factor on the way to the input is warned of."""
 
 
+GAP_LIMIT = 1e-2
+"""An account that leaves more than this share of the start open is warned of."""
+
+
 class RelevanceExplosionWarning(UserWarning):
     """The heatmap holds far more absolute relevance than the logit: its shares cancel."""
+
+
+class RelevanceGapWarning(UserWarning):
+    """The account of an LRP pass does not close: relevance was lost or made on the way."""
 
 
 @overload
@@ -85,8 +96,9 @@ def lrp(
     before it; activations pass relevance through; max pooling gives it to the winner; a residual
     addition is a linear operation like any other and shares by contribution.
 
-    The account is exact: the sum of the heatmap, plus what biases, stabilisers and dead outputs
-    absorbed, is the target output, whatever the rules (``return_report=True`` shows it). The
+    The account is exact up to rounding (see :class:`AlphaBeta` for where that is coarse): the sum
+    of the heatmap, plus what biases, stabilisers and dead outputs absorbed, is the target output,
+    whatever the rules (``return_report=True`` shows it, and warns where it stays open). The
     heatmap *alone* sums to the target output if there are no biases (or ``bias`` is
     ``"redistribute"``), epsilon is 0, and no output is dead. It cannot where a rule finds no
     input to give relevance to: under :class:`AlphaBeta` at outputs that nothing opposes, under
@@ -105,9 +117,10 @@ def lrp(
         x: Inputs (N, C, H, W).
         target: As in :func:`xaiutils.attribution.gradient`.
         composite: A name in ``COMPOSITES``, a :class:`Composite`, or a mapping from layers to
-            rules, where a layer is a path (``"features.0"``; a container stands for all in it), a
-            type (``nn.Conv2d``) or a position (0 is the first convolution or linear layer, -1
-            the last); what the mapping does not name follows :class:`Epsilon`.
+            rules, where a layer is a path (``"features.0"``), a type (``nn.Conv2d``) or a position
+            (0 is the first convolution or linear layer, -1 the last). The path or type of a
+            container stands for all in it; the key nearest to a layer counts. What the mapping
+            does not name follows :class:`Epsilon`.
         bias: What happens to the share of relevance that belongs to a bias. ``"absorb"``: it
             stays there (and is reported). ``"ignore"``: the rule sees each layer as if it had no
             bias, its output and the output's sign included, and the inputs get it all.
@@ -120,10 +133,11 @@ def lrp(
 
     Returns:
         (N, C, H, W), in units of the output; with ``return_report`` also a
-        :class:`RelevanceReport`.
+        :class:`RelevanceReport`. Both are in float32 for a network in half precision.
 
     Raises:
-        TypeError: As in :func:`xaiutils.attribution.gradient`, or if a rule is none.
+        TypeError: As in :func:`xaiutils.attribution.gradient`, or if the composite, a rule or the
+            start is none.
         ValueError: As in :func:`xaiutils.attribution.gradient`; if the composite or ``bias`` is
             unknown, or a rule fits no layer.
         FloatingPointError: If relevance overflows; the message names the layer.
@@ -131,33 +145,32 @@ def lrp(
     Warns:
         RelevanceExplosionWarning: If the absolute relevance has grown by more than ``GAIN_LIMIT``
             on the way to the input; the message names the layers that did most.
+        RelevanceGapWarning: With ``return_report``, if the account stays open by more than
+            ``GAP_LIMIT`` of the absolute relevance at the start.
     """
-    if bias not in BIAS_TREATMENTS:
-        raise ValueError(f"bias must be one of {BIAS_TREATMENTS}, not {bias!r}")
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size must be at least 1, not {internal_batch_size}")
+    check_choice("bias", bias, BIAS_TREATMENTS)
     chosen = as_composite(composite)
-    traced = prepare(model, x, target)
-    _check_start(start, x, traced)
+    traced, x, positions = prepare(model, x, target)
+    start = _checked_start(start, x, traced)
     plan = _Plan(traced, assign(chosen, traced, model), bias)
 
-    size = internal_batch_size or x.shape[0]
-    results = []
-    for first in range(0, x.shape[0], size):
-        chunk = slice(first, first + size)
-        chunk_start = None if start is None else start[chunk]
-        chunk_targets = chunk_target(target, chunk, x.shape[0])
-        results.append(_explain(plan, x[chunk], chunk_targets, chunk_start, return_report))
-    relevance = results[0][0] if len(results) == 1 else torch.cat([r for r, _ in results])
+    one_chunk = partial(_explain, plan, return_report)
+    results = in_chunks(one_chunk, internal_batch_size, x, positions, start)
+    relevance = joined([found for found, _ in results])
     if not return_report:
         return relevance
     return relevance, RelevanceReport.joined([report for _, report in results if report])
 
 
-def _check_start(start: Tensor | None, x: Tensor, traced: Graph) -> None:
-    expected = (x.shape[0], *traced.output_shape)
-    if start is not None and (start.shape != expected or not bool(torch.isfinite(start).all())):
+def _checked_start(start: Tensor | None, x: Tensor, traced: Graph) -> Tensor | None:
+    if start is None:
+        return None
+    if not isinstance(start, Tensor):
+        raise TypeError(f"start must be a torch.Tensor, not {type(start).__name__}")
+    expected = (len(x), *traced.output_shape)
+    if start.shape != expected or not bool(torch.isfinite(start).all()):
         raise ValueError(f"start must hold finite numbers of shape {expected}")
+    return start.detach().to(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +199,8 @@ class _Plan:
     def _positive_from(self, reader: Node, node: Node, positive: list[bool]) -> bool:
         """Whether ``reader`` sends relevance to ``node`` only where its output is positive."""
         rule = self.rules.get(reader.index)
-        if rule is None:  # activations, max pooling and copies: output and input positive together
-            return positive[reader.index]
+        if rule is None:
+            return positive[reader.index] and _positive_together(reader.operation)
         if not rule.proportional or self.bias == "redistribute":
             return False
         if node.nonnegative:
@@ -206,25 +219,33 @@ class _Plan:
         return frozenset(n.index for n in self.traced.nodes if not self.overwritable(n))
 
 
-@torch.no_grad()
+def _positive_together(operation: Operation) -> bool:
+    """Whether the output of an operation without a rule is positive only where its input is."""
+    if isinstance(operation, graph.Clamp):
+        return operation.low <= 0
+    known = (graph.ReLU, graph.LeakyReLU, Switch, LinearOperation)  # the last: copies
+    return isinstance(operation, known)
+
+
 def _explain(
-    plan: _Plan, x: Tensor, target: Target, start: Tensor | None, report: bool
+    plan: _Plan, report: bool, x: Tensor, positions: Tensor | None, start: Tensor | None
 ) -> tuple[Tensor, RelevanceReport | None]:
     """Explain one chunk; if the result is out of bounds, find out where that came from."""
     record = plan.traced.record(x, keep=plan.kept())
     if start is None:
-        start = start_signal(target, record.output) * record.output
+        start = start_signal(positions, record.output) * record.output
     relevance, layers = _propagate(plan, record, start, report)
-    grown = relevance.flatten(1).abs().sum(1)
-    limit = GAIN_LIMIT * start.flatten(1).abs().sum(1)
-    if not bool((grown <= limit).all()):
+    grown, size = total_of(relevance.abs()), total_of(start.abs())
+    if not bool((grown <= GAIN_LIMIT * size).all()):
         if not report:
             record = plan.traced.record(x, keep=plan.kept())
             _, layers = _propagate(plan, record, start, True)
-        _complain(relevance, layers, float((grown / (limit / GAIN_LIMIT)).max()))
+        _complain(relevance, layers, float((grown / size).max()))
     if not report:
         return relevance, None
-    return relevance, RelevanceReport(total_of(start), total_of(relevance), tuple(layers))
+    found = RelevanceReport(total_of(start), total_of(relevance), tuple(layers))
+    _check_gap(found, size)
+    return relevance, found
 
 
 def _largest_gain(layer: LayerRelevance) -> float:
@@ -236,11 +257,23 @@ def _complain(relevance: Tensor, layers: list[LayerRelevance], factor: float) ->
     names = ", ".join(f"{w.name!r} ({w.rule}, x {_largest_gain(w):.3g})" for w in worst)
     if not bool(torch.isfinite(relevance).all()):
         raise FloatingPointError(f"relevance overflowed; the layers that grew it most are {names}")
-    warnings.warn(
+    warn(
         f"the absolute relevance at the input is {factor:.3g} times the start's: shares cancel, "
         f"and the heatmap means little; the layers that grew it most are {names}",
         RelevanceExplosionWarning,
-        stacklevel=5,  # the caller of lrp
+    )
+
+
+def _check_gap(report: RelevanceReport, size: Tensor) -> None:
+    """Warn of an account that stays open, compared with the absolute relevance at the start."""
+    if not bool((report.gap.abs() > GAP_LIMIT * size).any()):
+        return
+    worst = max(report.layers, key=lambda layer: float((layer.gap.abs() / size).nan_to_num().max()))
+    share = float((report.gap.abs() / size).max())
+    warn(
+        f"the account stays open by {share:.2g} of the start, most at {worst.name!r} "
+        f"({worst.rule}): it has lost or made relevance that it does not count",
+        RelevanceGapWarning,
     )
 
 
@@ -301,7 +334,17 @@ def _pass_on(plan: _Plan, node: Node, record: Record, relevance: Tensor, count: 
         bias=plan.bias,
         count=count,
     )
-    return plan.rules[node.index].apply(step)
+    outcome = plan.rules[node.index].apply(step)
+    return replace(outcome, relevances=_separate(outcome.relevances))
+
+
+def _separate(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Give each input a tensor of its own, since the rules further down may overwrite theirs."""
+    places = [part.untyped_storage().data_ptr() for part in parts]
+    return tuple(
+        part.clone() if 0 in part.stride() or place in places[:i] else part
+        for i, (part, place) in enumerate(zip(parts, places, strict=True))
+    )
 
 
 def _account(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from xaiutils.attribution._common import (
     Target,
     check_norm,
     in_chunks,
+    joined,
     pool_colours,
     prepare,
     signal_to_input,
@@ -98,10 +101,9 @@ def _modified(
     internal_batch_size: int | None,
 ) -> Tensor:
     check_norm(norm)
-    traced = prepare(model, x, target)
-    heatmap = in_chunks(
-        lambda x, t: signal_to_input(traced, x, t, gate), x, target, internal_batch_size
-    )
+    traced, x, positions = prepare(model, x, target)
+    one_chunk = partial(signal_to_input, traced, gate=gate)
+    heatmap = joined(in_chunks(one_chunk, internal_batch_size, x, positions))
     return heatmap if norm is None else pool_colours(heatmap, norm)
 
 
@@ -129,7 +131,7 @@ def random(
         TypeError: As in :func:`xaiutils.attribution.gradient`.
         ValueError: As in :func:`xaiutils.attribution.gradient`.
     """
-    prepare(model, x, target)
+    _, x, _ = prepare(model, x, target)
     generator = torch.Generator().manual_seed(seed)
     images = [torch.randn(x.shape[1:], generator=generator, dtype=x.dtype) for _ in x]
     return torch.stack(images).to(x.device)

@@ -103,13 +103,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Rule:
-    """A way of sharing out relevance.
+    """A way of sharing out relevance; a rule of your own is a class derived from this one.
 
     Attributes:
-        proportional: Whether an input that was zero never receives any.
+        proportional: Whether an input that was zero never receives any. Only where this is said
+            are values left out of account, and memory saved, at which no relevance can arrive.
     """
 
-    proportional: ClassVar[bool] = True
+    proportional: ClassVar[bool] = False
 
     def apply(self, step: Step) -> Outcome:
         """Pass the relevance of a step on to its inputs."""
@@ -141,6 +142,8 @@ class Weighted(Rule):
     where :math:`D_j` is the sum of the numerators over the inputs and the bias. So one more pass
     with :math:`|W|` and :math:`|a|` is all that any of these rules costs.
     """
+
+    proportional: ClassVar[bool] = True
 
     def weights(self) -> Weights:
         """Return how much each kind of contribution counts."""
@@ -289,11 +292,18 @@ class AlphaBeta(Rule):
     :math:`\alpha R_j`, and the rule cannot conserve there. Absolute relevance grows by up to
     :math:`\alpha + |\beta|` in a layer.
 
+    The smaller of the two sums is found as a difference. It counts as empty below 64 times the
+    rounding of its terms, and just above that it is known to 1/64 only, and so is its share. In
+    the account of a layer that is a gap; where many outputs are of this kind the whole account
+    stays open by some 1e-4 of the start.
+
     Attributes:
         alpha: The weight of agreeing contributions, at least 1.
         beta: The weight of opposing ones, 1 - alpha.
         follow_sign: See the head of this module.
     """
+
+    proportional: ClassVar[bool] = True
 
     alpha: float = 2.0
     beta: float = -1.0
@@ -368,14 +378,14 @@ class ZBox(Rule):
     for the output.
 
     Attributes:
-        low: The lower bounds *l*: a number, or one for each channel. None takes the smallest value
+        low: The lower bounds *l*: a number, or one for each channel, in the units that the layer
+            reads, which is after a normalisation inside the network. None takes the smallest value
             of each image, channel by channel.
         high: The upper bounds *h*, likewise.
     """
 
     low: float | tuple[float, ...] | None = None
     high: float | tuple[float, ...] | None = None
-    proportional: ClassVar[bool] = False
 
     def apply(self, step: Step) -> Outcome:
         """Pass the relevance of a step on to its inputs.
@@ -389,7 +399,7 @@ class ZBox(Rule):
         if bool((above < 0).any()) or bool((below > 0).any()):
             raise ValueError(
                 f"the input is not between low={self.low} and high={self.high} everywhere; give "
-                "ZBox the bounds in the units that the network reads (after normalisation)"
+                "ZBox the bounds in the units that the layer reads (after normalisation)"
             )
         positive = step.operation.reweighted(_positive_part)
         negative = step.operation.reweighted(_negative_part)
@@ -405,6 +415,10 @@ class ZBox(Rule):
         if bound is None:
             return extreme(x, dim=tuple(range(2, x.ndim)), keepdim=True)
         given = torch.as_tensor(bound, dtype=x.dtype, device=x.device)
+        _require(
+            given.numel() in (1, x.shape[1]),
+            f"ZBox has {given.numel()} bounds for inputs of {x.shape[1]} channels: {bound}",
+        )
         return given.reshape(-1, *[1] * (x.ndim - 2))
 
 
@@ -415,8 +429,6 @@ class ZBox(Rule):
 class _Uniform(Rule):
     """Shares that do not look at the inputs: ``v_ji / sum_i v_ji`` for some ``v >= 0``."""
 
-    proportional: ClassVar[bool] = False
-
     @staticmethod
     def _value(weight: Tensor) -> Tensor:
         raise NotImplementedError
@@ -426,8 +438,7 @@ class _Uniform(Rule):
         share = step.operation.reweighted(self._value)
         ones = [torch.ones_like(a[:1]) for a in step.inputs]
         signal, _, dead = _divide(step, share.linear(*ones), 0.0)
-        parts = share.transpose(signal, step.shapes)
-        return Outcome(tuple(part.clone() for part in parts), dead=dead)
+        return Outcome(share.transpose(signal, step.shapes), dead=dead)
 
 
 @dataclass(frozen=True)
@@ -460,8 +471,6 @@ class Flat(_Uniform):
 class Pass(Rule):
     """Hands the relevance on as it is; for operations with one input of the output's shape."""
 
-    proportional: ClassVar[bool] = False
-
     def apply(self, step: Step) -> Outcome:
         """Pass the relevance of a step on to its input.
 
@@ -476,6 +485,8 @@ class Pass(Rule):
 @dataclass(frozen=True)
 class Zero(Rule):
     """Stops all relevance, and counts it as dead. The rule called LRP-0 is ``Epsilon(0.0)``."""
+
+    proportional: ClassVar[bool] = True
 
     def apply(self, step: Step) -> Outcome:
         """Give nothing to the inputs."""
@@ -512,7 +523,7 @@ def _sign(x: Tensor) -> Tensor:
 
 def total_of(x: Tensor) -> Tensor:
     """Return the sum for each image, (N,) float64."""
-    return x.flatten(1).sum(1, dtype=torch.float64)
+    return x.reshape(len(x), -1).sum(1, dtype=torch.float64)
 
 
 def _divide(
@@ -520,14 +531,16 @@ def _divide(
 ) -> tuple[Tensor, Tensor | float, Tensor | float]:
     """Return relevance per unit of ``total``, and what the stabiliser and dead outputs absorb.
 
-    Where the total is 0 the output is dead and its signal 0.
+    Where the total is 0 the output is dead and its signal 0. A quotient that is too large for the
+    type stays infinite, so that it is noticed.
     """
     if epsilon:
         total = total + (epsilon if step.total_positive else epsilon * _sign(total))
+    empty = total == 0
     if not step.count:
-        return step.relevance.div_(total).nan_to_num_(0.0, 0.0, 0.0), 0.0, 0.0
-    signal = (step.relevance / total).nan_to_num_(0.0, 0.0, 0.0)
-    dead = total_of(step.relevance * (signal == 0))
+        return step.relevance.div_(total).masked_fill_(empty, 0.0), 0.0, 0.0
+    signal = (step.relevance / total).masked_fill_(empty, 0.0)
+    dead = total_of(step.relevance * empty)
     stabiliser = total_of(signal * _sign(total)) * epsilon if epsilon else 0.0
     return signal, stabiliser, dead
 

@@ -117,6 +117,12 @@ class Photos(ImageSet):
     def names(self) -> tuple[str, ...]:
         return tuple(credit.name for credit in self.credits)
 
+    @property
+    def credit_line(self) -> str:
+        """The authors whose licence asks to be named wherever their photographs are shown."""
+        owed = [c for c in self.credits if c.licence.startswith("CC BY")]
+        return "; ".join(f"{c.name}: {c.author}, {c.licence}" for c in owed)
+
     def __getitem__(self, index: int | str) -> Item:
         if isinstance(index, str):
             index = self.names.index(_fetch.choose(index, self.names, "photograph"))

@@ -1,9 +1,18 @@
-"""The errors that the graph raises, and the checks that come before any work."""
+"""The errors and warnings about a network and its input, and the checks that come first."""
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
+
+_NOT_THE_CALLER = tuple(
+    str(Path(file).resolve().parent) + os.sep for file in (torch.__file__, Path(__file__).parent)
+)
 
 
 class GraphError(ValueError):
@@ -18,6 +27,18 @@ class TraceError(GraphError):
     """The network does not run on this input or cannot be traced, or not what it computes."""
 
 
+class UnpreprocessedWarning(UserWarning):
+    """The input is plainly not in the units that the network reads."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called this package, once for each such line and message."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_CALLER):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
 def check_model(model: nn.Module) -> None:
     """Refuse what is not a module in evaluation mode.
 
@@ -26,7 +47,9 @@ def check_model(model: nn.Module) -> None:
         ValueError: If a part of it is in training mode.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+        raise TypeError(
+            f"model must be a torch.nn.Module, not {type(model).__name__}{_cure(model)}"
+        )
     training = next((name for name, part in model.named_modules() if part.training), None)
     if training is not None:
         where = f"its part {training!r}" if training else "the model"
@@ -43,13 +66,21 @@ def check_input(model: nn.Module, x: Tensor) -> None:
             or holds NaN or infinity.
     """
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, not {type(x).__name__}")
+        raise TypeError(f"x must be a torch.Tensor, not {type(x).__name__}{_cure(x)}")
     if not x.is_floating_point():
-        raise TypeError(f"x must hold floating-point numbers, not {x.dtype}; call x.float()")
-    if x.ndim < 2 or x.numel() == 0:
+        raise TypeError(
+            f"x must hold floating-point numbers, not {x.dtype}; clf.batch([image]) preprocesses "
+            "pixels of 0 to 255, and x.float() converts numbers that are in the network's units"
+        )
+    if x.numel() == 0:
         raise ValueError(
-            f"x must be a batch (N, ...) with at least one entry, not of shape {tuple(x.shape)}; "
-            "x[None] makes a batch of one"
+            f"x must be a batch (N, ...) with at least one entry, but of shape {tuple(x.shape)} it "
+            "is empty"
+        )
+    if x.ndim < 2:
+        raise ValueError(
+            f"x must be a batch (N, ...), not of shape {tuple(x.shape)}; x[None] makes a batch of "
+            "one"
         )
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is not None and parameter.dtype != x.dtype:
@@ -60,3 +91,44 @@ def check_input(model: nn.Module, x: Tensor) -> None:
         )
     if not bool(torch.isfinite(x).all()):
         raise ValueError("x holds NaN or infinite values")
+    _check_dimensions(model, x)
+
+
+def _cure(found: object) -> str:
+    """Return what to do with something of the wrong type, for the most usual mistakes."""
+    if isinstance(getattr(found, "module", None), nn.Module):
+        return "; pass its .module"
+    if isinstance(found, Tensor):
+        return "; the network comes first, then its input"
+    if type(found).__module__.startswith("PIL."):
+        return "; clf.batch([image]) makes one of a picture"
+    if hasattr(found, "__array__"):
+        return "; torch.from_numpy(x) makes one of an array"
+    return "; clf.batch(images) makes one of pictures" if isinstance(found, (list, tuple)) else ""
+
+
+def _check_dimensions(model: nn.Module, x: Tensor) -> None:
+    """Name the usual cause where the dimensions are not those of the convolutions.
+
+    A network may add dimensions itself, so that this asks it before it says anything.
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    first = next((part for part in model.modules() if isinstance(part, kinds)), None)
+    if first is None:
+        return
+    colours, dimensions = first.in_channels, first.weight.ndim
+    if x.ndim == dimensions - 1:
+        cure = "there is no batch dimension: x[None] makes a batch of one"
+    elif x.ndim == dimensions and x.shape[1] != colours == x.shape[-1]:
+        order = ", ".join(map(str, (0, dimensions - 1, *range(1, dimensions - 1))))
+        cure = f"the colours come before the rows: x.permute({order})"
+    else:
+        return
+    try:
+        with torch.no_grad():
+            model(x.new_zeros(2, *x.shape[1:]))
+    except Exception as error:
+        shape = ("N", "C", "L") if dimensions == 3 else ("N", "C", *"DHW"[-dimensions + 2 :])
+        raise ValueError(
+            f"x must be of shape ({', '.join(shape)}), not {tuple(x.shape)}; {cure}"
+        ) from error

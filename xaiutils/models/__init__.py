@@ -6,6 +6,7 @@ from. ``load_autoencoder`` is the door for networks without labels, whose images
 targets.
 """
 
+from xaiutils.graph.errors import UnpreprocessedWarning
 from xaiutils.models._autoencoders import (
     Autoencoder,
     VariationalAutoencoder,
@@ -40,6 +41,7 @@ __all__ = [
     "Preprocess",
     "TinyCNN",
     "TrainingPlan",
+    "UnpreprocessedWarning",
     "VariationalAutoencoder",
     "autoencoder",
     "available_autoencoders",

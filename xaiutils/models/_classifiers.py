@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from xaiutils.data import imagenet_categories
+from xaiutils.graph.errors import UnpreprocessedWarning, check_input, check_model, warn
 from xaiutils.models._mnist import MnistCNN
 from xaiutils.models._tiny import tiny_network
 from xaiutils.models._weights import (
@@ -30,6 +31,8 @@ from xaiutils.models._weights import (
 _EMBEDDED = ("efficientnet_lite0", "mnist_cnn")
 TINY_NETWORKS = ("tiny_resnet18", "tiny_vgg11_bn", "tiny_resnet50", "tiny_vgg16")
 """Classifiers of Tiny ImageNet that a command of the project trains; see `load_classifier`."""
+_BEYOND = 5.0  # times the brightest value that a picture can have is no picture any more
+_EDGE = 0.1  # how near to 0 and 1 the darkest and the brightest pixel of raw pictures lie
 _MNIST_WEIGHTS = Path(__file__).parent / "weights" / "mnist_cnn.safetensors"
 
 
@@ -53,8 +56,7 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Map a PIL image of any size and mode to a float tensor of shape (C, crop, crop)."""
-        if not isinstance(image, Image.Image):
-            raise TypeError(f"preprocess takes a PIL image, not {type(image).__name__}.")
+        _check_picture(image)
         return self.normalize(self.picture(image))
 
     def picture(self, image: Image.Image) -> Tensor:
@@ -112,8 +114,25 @@ class Classifier:
     source: str
 
     def batch(self, images: Sequence[Image.Image]) -> Tensor:
-        """Preprocess several PIL images into one input of shape (N, C, H, W)."""
-        return torch.stack([self.preprocess(image) for image in images])
+        """Preprocess several PIL images into one input of shape (N, C, H, W).
+
+        Raises:
+            TypeError: It is one image and no list, or an entry is no PIL image.
+            ValueError: There is no image.
+
+        Warns:
+            UnpreprocessedWarning: Digits are black on white, which the digit classifier cannot
+                read.
+        """
+        if not isinstance(images, Iterable) or isinstance(images, (str, bytes, Image.Image)):
+            kind = type(images).__name__
+            raise TypeError(f"batch takes a list of pictures, not {kind}; for one: batch([image]).")
+        inputs = [self.preprocess(image) for image in images]
+        if not inputs:
+            raise ValueError("batch needs at least one picture.")
+        x = torch.stack(inputs)
+        self._check_ink(x)
+        return x
 
     @torch.no_grad()
     def top(self, x: Tensor, k: int = 5) -> list[list[tuple[str, float]]]:
@@ -125,10 +144,53 @@ class Classifier:
 
         Returns:
             For each input a list of (class name, probability), most probable first.
+
+        Raises:
+            TypeError: ``x`` is no tensor of the network's type.
+            ValueError: ``x`` is no batch of finite numbers, the network is in training mode, or
+                ``k`` is out of range.
+
+        Warns:
+            UnpreprocessedWarning: ``x`` is plainly not in the network's units.
         """
+        check_model(self.module)
+        check_input(self.module, x)
+        if not 1 <= k <= len(self.categories):
+            raise ValueError(f"k must be from 1 to {len(self.categories)}, not {k}.")
+        self._check_units(x)
+        self._check_ink(x)
         values, indices = self.module(x).softmax(dim=1).topk(k)
         rows = zip(indices.tolist(), values.tolist(), strict=True)
         return [[(self.categories[i], p) for i, p in zip(*row, strict=True)] for row in rows]
+
+    def _check_units(self, x: Tensor) -> None:
+        """Warn of pixels as they are, from 0 to 255 or to 1, in the place of preprocessed ones."""
+        low, high = float(x.amin()), float(x.amax())
+        raw = low >= 0 and high > _BEYOND * float(self.preprocess.high.amax())
+        centred = float(self.preprocess.low.amin()) < 0
+        if raw or (centred and 0 <= low < _EDGE and 1 - _EDGE < high <= 1):
+            warn(
+                f"x looks like pixels from 0 to {255 if raw else 1} that were not preprocessed; "
+                "clf.batch([image]) brings pictures into the network's units",
+                UnpreprocessedWarning,
+            )
+
+    def _check_ink(self, x: Tensor) -> None:
+        """Warn of black digits on white."""
+        if self.name == "mnist_cnn" and bool((x.flatten(1).mean(1) > 0.5).any()):
+            warn(
+                "a picture is mostly white, but the digits that this network knows are white on "
+                "black; invert it: 1 - x, or PIL.ImageOps.invert(image)",
+                UnpreprocessedWarning,
+            )
+
+
+def _check_picture(image: object) -> None:
+    if not isinstance(image, Image.Image):
+        cures = {"str": "Image.open(path)", "ndarray": "Image.fromarray(array)"}
+        kind = type(image).__name__
+        cure = f"; {cures[kind]} makes one" if kind in cures else ""
+        raise TypeError(f"preprocess takes a PIL image, not {kind}{cure}.")
 
 
 def available_classifiers() -> list[str]:

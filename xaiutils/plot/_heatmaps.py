@@ -21,6 +21,12 @@ from xaiutils.plot._show import set_alternative_text
 Scale = Literal["each", "row", "shared"]
 
 
+def _check_tensor(what: str, found: object) -> None:
+    if not isinstance(found, Tensor):
+        cure = "; torch.from_numpy(array) makes one" if isinstance(found, np.ndarray) else ""
+        raise TypeError(f"{what} is a torch.Tensor, not {type(found).__name__}{cure}.")
+
+
 def pixel_relevance(relevance: Tensor) -> Tensor:
     """Reduce a map to one number per pixel: the sum over its channels (Samek et al. 2017).
 
@@ -31,8 +37,10 @@ def pixel_relevance(relevance: Tensor) -> Tensor:
         Shape (H, W), on the CPU, float64.
 
     Raises:
+        TypeError: It is no tensor.
         ValueError: Another shape, or a value that is NaN or infinite.
     """
+    _check_tensor("A heatmap", relevance)
     if relevance.ndim not in (2, 3):
         shape = tuple(relevance.shape)
         raise ValueError(f"A heatmap has shape (H, W) or (C, H, W), not {shape}: pass one at once.")
@@ -114,6 +122,7 @@ def _draw(ax: Axes, pixels: Tensor, image: Tensor | None, limit: float, signed: 
 
 
 def _check_size(pixels: Tensor, image: Tensor) -> None:
+    _check_tensor("The image", image)
     if image.ndim != 3 or image.shape[1:] != pixels.shape:
         raise ValueError(
             f"The image has shape {tuple(image.shape)}, the map {tuple(pixels.shape)}: pass the "
@@ -149,8 +158,13 @@ def grid(
         The figure, with an alternative text made from the maps; pass it to `show`.
 
     Raises:
+        TypeError: The maps have no names, or something is no tensor.
         ValueError: Numbers or sizes that do not fit, an unknown scale, no maps.
     """
+    if not isinstance(maps, Mapping):
+        raise TypeError(f"maps is a dict of names and maps, not {type(maps).__name__}.")
+    for name, stack in {"The pictures": images, **maps}.items():
+        _check_tensor(name, stack)
     names = [f"image {i + 1}" for i in range(len(images))] if names is None else names
     _check_grid(maps, images, names, scale)
     pixels = {method: [pixel_relevance(m) for m in stack] for method, stack in maps.items()}
@@ -177,7 +191,15 @@ def grid(
 
 
 def picture(image: Tensor, *, ax: Axes, title: str = "") -> Axes:
-    """Draw a picture of shape (C, H, W), brightness in [0, 1], greyscale if C is 1."""
+    """Draw a picture of shape (C, H, W), brightness in [0, 1], greyscale if C is 1.
+
+    Raises:
+        TypeError: It is no tensor.
+        ValueError: Another shape.
+    """
+    _check_tensor("A picture", image)
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(f"A picture has shape (C, H, W) with C 1 or 3, not {tuple(image.shape)}.")
     ax.imshow(image.detach().cpu().permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(title, fontsize="medium")
     ax.set_axis_off()
