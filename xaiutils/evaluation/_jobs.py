@@ -96,7 +96,8 @@ class Runner:
         with torch.no_grad(), _full_precision():
             start, targets, outputs = self._unperturbed(draws.x)
             jobs = _Jobs(draws, ways, curves, steps, targets)
-            network = _folded(self.model, draws.x)
+            plain = isinstance(outputs, Tensor)  # else only the callable knows what to do with it
+            network = _folded(self.model, draws.x) if plain else self.model
             _check_start(network, draws.x, outputs)
             plan = self._window_plan(network, jobs)
             with tqdm(total=len(curves) * steps, unit="pictures", disable=not self.progress) as bar:
@@ -112,7 +113,7 @@ class Runner:
         _check_finite(scores)
         return scores
 
-    def _unperturbed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _unperturbed(self, x: Tensor) -> tuple[Tensor, Tensor, Any]:
         """Scores (N,) of the images as they are, and the position of each target in the output.
 
         By the user's own network, so that what is wrong with it comes to light. And the network's
@@ -122,12 +123,18 @@ class Runner:
         found: list[Tensor] = []
         first = x  # if there is no image; but then there is nothing to compare
         for numbers in torch.split(torch.arange(len(x), device=x.device), self._size(x)):
-            outputs = self.model(x[numbers])
+            outputs = self._outputs(self.model, x[numbers])
             first = first if found else outputs
             if not callable(self.output):
                 targets[numbers] = self._targets(outputs, numbers, len(x))
             found.append(self._read(outputs, numbers, targets))
         return torch.cat(found).cpu(), targets, first
+
+    def _outputs(self, network: Network, x: Tensor) -> Any:
+        """What the network returns: one tensor, or whatever a callable `output` takes."""
+        if isinstance(network, graph.Graph) or callable(self.output):
+            return network(x)
+        return graph.outputs_of(network, x)
 
     def _targets(self, outputs: Tensor, numbers: Tensor, images: int) -> Tensor:
         if self.output == "probability" and outputs.ndim != 2:
@@ -165,7 +172,8 @@ class Runner:
         done = 0
         for pictures in _batches(jobs, self._size(x), _memory_format(network, x)):
             part = slice(done, done + len(pictures))
-            rows[part] = self._read(network(pictures), numbers[part], jobs.targets)
+            outputs = self._outputs(network, pictures)
+            rows[part] = self._read(outputs, numbers[part], jobs.targets)
             done += len(pictures)
             bar.update(len(pictures))
         return rows.view(-1, steps).cpu()
@@ -201,7 +209,8 @@ class Runner:
                 raise ValueError(f"output must return scores ({len(numbers)},), not {shape}")
             return scores.detach().float()
         scores = outputs.softmax(dim=1) if self.output == "probability" else outputs
-        return scores.flatten(1).gather(1, targets[numbers, None])[:, 0].float()
+        flat = scores.reshape(len(scores), -1)  # one number for each image stands alone
+        return flat.gather(1, targets[numbers, None])[:, 0].float()
 
     def _size(self, x: Tensor) -> int:
         if self.batch_size is not None:

@@ -98,7 +98,7 @@ def parameter_randomisation(
         raise ValueError("methods is empty; give at least one")
     names = tuple(layers) if layers is not None else _weighted_layers(model, x)
     with torch.no_grad():
-        targets = resolve_target(target, model(x))
+        targets = resolve_target(target, graph.outputs_of(model, x))
     before = {name: method(model, x, targets) for name, method in methods.items()}
     found: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in methods}
     for step in range(len(names)):
