@@ -219,7 +219,7 @@ def test_inputs_and_targets_must_pair(problem):
         models.fit(module, loss, x, y[:-1], progress=False)
 
 
-# ------------------------------------------------------------------------------- beginner's mistakes
+# --------------------------------------------------------------------------- what beginners do
 
 
 def test_one_picture_or_none_is_an_error_that_says_what_to_do(mnist_cnn):

@@ -1,12 +1,13 @@
 """Heatmaps: colours that keep their order, honest scales, words for what is drawn."""
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
 
-from xaiutils import plot
+from xaiutils import data, plot
 
 mpl.use("agg")
 # Linear-light simulation of the three kinds of dichromacy (Machado, Oliveira and Fernandes 2009).

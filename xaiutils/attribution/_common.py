@@ -204,8 +204,8 @@ def check_scale(traced: graph.Graph, x: Tensor) -> None:
     """Warn of pictures whose pixels go from 0 far beyond 1 and meet a network's weights so."""
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not _reads_pixels(traced):
         return
-    low, high = x.detach().aminmax()
-    if float(low) >= 0 and float(high) > _BRIGHTEST:
+    pixels = x.detach()
+    if float(pixels.amin()) >= 0 and float(pixels.amax()) > _BRIGHTEST:
         warn(
             "x looks like pixels from 0 to 255 that were not preprocessed; bring them into the "
             "network's units, as clf.batch([image]) does. If the network was trained on such "

@@ -235,7 +235,7 @@ def _explain(
     if start is None:
         start = start_signal(positions, record.output) * record.output
     relevance, layers = _propagate(plan, record, start, report)
-    grown, size = total_of(relevance.abs()), total_of(start.abs())
+    grown, size = (each.abs().reshape(len(x), -1).sum(1) for each in (relevance, start))
     if not bool((grown <= GAIN_LIMIT * size).all()):
         if not report:
             record = plan.traced.record(x, keep=plan.kept())
@@ -334,7 +334,11 @@ def _pass_on(plan: _Plan, node: Node, record: Record, relevance: Tensor, count: 
         bias=plan.bias,
         count=count,
     )
-    outcome = plan.rules[node.index].apply(step)
+    rule = plan.rules[node.index]
+    try:
+        outcome = rule.apply(step)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error} at layer {node.name!r} ({rule})") from None
     return replace(outcome, relevances=_separate(outcome.relevances))
 
 

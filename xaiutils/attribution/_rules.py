@@ -531,18 +531,28 @@ def _divide(
 ) -> tuple[Tensor, Tensor | float, Tensor | float]:
     """Return relevance per unit of ``total``, and what the stabiliser and dead outputs absorb.
 
-    Where the total is 0 the output is dead and its signal 0. A quotient that is too large for the
-    type stays infinite, so that it is noticed.
+    Where the total is 0 the output is dead and its signal 0.
+
+    Raises:
+        FloatingPointError: If a quotient is too large for the type.
     """
     if epsilon:
         total = total + (epsilon if step.total_positive else epsilon * _sign(total))
-    empty = total == 0
-    if not step.count:
-        return step.relevance.div_(total).masked_fill_(empty, 0.0), 0.0, 0.0
-    signal = (step.relevance / total).masked_fill_(empty, 0.0)
-    dead = total_of(step.relevance * empty)
-    stabiliser = total_of(signal * _sign(total)) * epsilon if epsilon else 0.0
+    signal = step.relevance / total if step.count else step.relevance.div_(total)
+    dead: Tensor | float = 0.0
+    if not _finite_sum(signal):
+        empty = total.logical_not()
+        signal.masked_fill_(empty, 0.0)
+        if not _finite_sum(signal) and not bool(torch.isfinite(signal).all()):
+            raise FloatingPointError("relevance overflowed")
+        dead = total_of(step.relevance * empty) if step.count else 0.0
+    stabiliser = total_of(signal * _sign(total)) * epsilon if epsilon and step.count else 0.0
     return signal, stabiliser, dead
+
+
+def _finite_sum(x: Tensor) -> bool:
+    """Whether the sum is finite; then all numbers are, and it is much faster than to ask each."""
+    return bool(torch.isfinite(x.sum()))
 
 
 def _with_bias(
