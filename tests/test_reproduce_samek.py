@@ -205,6 +205,24 @@ def test_ties_are_counted_and_gains_are_tested(whole, tmp_path):
     )
 
 
+def test_ties_can_be_counted_without_a_run(tmp_path, monkeypatch):
+    digits = data.mnist("test", source="embedded")
+    monkeypatch.setattr(data, "mnist", lambda split, source: digits)
+    places = [f"--out={tmp_path / 't'}", "--model=mnist_cnn", "--data=mnist", "--images=0:3"]
+    methods = "--methods=random,input_x_gradient"
+    command.main(["samek", "ties", *places, methods, "--region-size=7"])
+    found = pd.read_csv(tmp_path / "t-ties.csv").set_index("method")
+    x = digits.images[:3]
+    maps = attribution.input_x_gradient(models.load_classifier("mnist_cnn").module, x, None)
+    scores = evaluation.Regions(28, 28, 7).scores(maps.double().sum(dim=1))
+    expected = evaluation.count_ties(scores).double().mean().item()
+    assert found["tied_regions"].to_dict() == {
+        "random": 0,
+        "input_x_gradient": pytest.approx(expected),
+    }
+    assert json.loads((tmp_path / "t-ties.json").read_text())["command"]
+
+
 def test_differences_are_those_of_compare():
     generator = torch.Generator().manual_seed(0)
     methods = {name: torch.randn(9, generator=generator).double() + 0.3 * i

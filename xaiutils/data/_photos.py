@@ -185,8 +185,7 @@ def _others(sample: int) -> _Found:
         )
         for i in chosen
     )
-    opened: list[Image.Image] = [found.images[i] for i in chosen]
-    return credits, opened, found.source
+    return credits, [found[i].image for i in chosen], found.source
 
 
 @cache

@@ -43,6 +43,7 @@ from xaiutils.reproduce._options import (
 )
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._samek_tables import RANDOM_ORDER, SIGN_DRAWS, write_tables
+from xaiutils.reproduce._tables import write_table
 from xaiutils.reproduce._work import keep_plan, save
 
 _CONSTANT = "constant map/"  # before "fill/order/method": which maps were the same everywhere
@@ -146,6 +147,14 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     merge.add_argument("--axis", type=whole_numbers, default=(), help="steps of the table -steps")
     merge.add_argument("--add", action="store_true", help="keep other methods' rows that are there")
     merge.set_defaults(run=merge_blocks)
+    ties = actions.add_parser("ties", help="count the regions of equal score, without a curve")
+    ties.add_argument("--out", type=Path, required=True, help="the table begins with this path")
+    ties.add_argument("--model", required=True)
+    ties.add_argument("--data", choices=_DATA[:-1], required=True)
+    ties.add_argument("--images", type=image_range, required=True)
+    ties.add_argument("--methods", type=names, default=tuple(attribution.METHODS))
+    ties.add_argument("--region-size", type=int, default=9)
+    ties.set_defaults(run=count_ties)
 
 
 def run_blocks(options: argparse.Namespace) -> int:
@@ -234,6 +243,26 @@ def merge_blocks(options: argparse.Namespace) -> int:
         written = before | {"added": [*before.get("added", []), written]}
     write_json(path, written)
     print(f"{len(target)} images; wrote {', '.join(path.name for path in tables)}")
+    return 0
+
+
+def count_ties(options: argparse.Namespace) -> int:
+    """Write how many regions of a map share their score with others, by method."""
+    classifier = models.load_classifier(options.model)
+    images = image_set(options.data, classifier)
+    numbers, extra = chosen(images, options.images), extra_methods(classifier)
+    require_known(options, methods=attribution.METHODS | extra)
+    side = classifier.preprocess.crop
+    regions = evaluation.Regions(side, side, options.region_size)
+    x, rows = inputs(images, classifier, numbers), []
+    for name in options.methods:
+        maps = heatmap(name, classifier.module, x, None, 0, extra).detach().double()
+        tied = evaluation.count_ties(regions.scores(maps.sum(dim=1))).double()
+        row = {"method": name, "tied_regions": tied.mean().item(), "most": int(tied.max())}
+        rows.append(row | {"regions": regions.count, "images": len(numbers)})
+    write_table(options.out, "ties", rows)
+    out = options.out.with_name(f"{options.out.name}-ties.json")
+    write_json(out, provenance(command_line(), weights=weights(classifier.module, options.model)))
     return 0
 
 
