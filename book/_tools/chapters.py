@@ -29,7 +29,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "xaiutils"
-CELL_TIMEOUT = 120  # seconds
+CELL_TIMEOUT = int(os.environ.get("CELL_TIMEOUT", 120))  # seconds; a busy machine wants more
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # The same words whichever Python executed the chapter: else every machine would change the file.
 METADATA = {
