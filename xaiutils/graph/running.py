@@ -135,25 +135,25 @@ class Graph:
 
         Args:
             layer: The path of the module, e.g. ``"features.12"``; a container such as ``"layer4"``
-                gives the operation whose output leaves it, the last one where there are several. Of
-                a module that is used several times this is the last use. The name of a node will do
-                too, if no module has that path; ``"relu#1"`` is the first use of ``"relu"``.
+                gives the last operation in it that the network's output depends on: its value is
+                what leaves the container, or the last of several values that do. Of a module that
+                is used several times this is the last use. The name of a node will do too, if no
+                module has that path; ``"relu#1"`` is the first use of ``"relu"``.
 
         Raises:
             ValueError: If nothing in the graph belongs to that path.
         """
-        inside = {
-            node.index
+        inside = [
+            node
             for node in self.nodes[1:]
             for path in (node.module, node.folded)
             if layer and path is not None and f"{path}.".startswith(f"{layer}.")
-        }
-        leaving = [i for i in sorted(inside) if not inside.issuperset(self.consumers[i] or {-1})]
-        named = [n.index for n in self.nodes[1:] if layer in (n.name, f"{n.name}#1")]
-        if not leaving and not named:
+        ]
+        named = [node for node in self.nodes[1:] if layer in (node.name, f"{node.name}#1")]
+        if not inside and not named:
             names = ", ".join(node.name for node in self.nodes[1:])
             raise ValueError(f"no layer {layer!r} in the network; its layers are: {names}")
-        return self.nodes[(leaving or named)[-1]]
+        return (inside or named)[-1]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the network's output for ``x`` (N, ...), keeping nothing else."""
