@@ -312,7 +312,7 @@ def test_a_view_changed_in_place_is_refused():
 @pytest.mark.parametrize(
     ("x", "error", "words"),
     [
-        (torch.ones(1, 3, 9, 9, dtype=torch.int64), TypeError, r"call x\.float"),
+        (torch.ones(1, 3, 9, 9, dtype=torch.int64), TypeError, r"x\.float\(\)"),
         (torch.ones(1, 3, 9, 9).double(), TypeError, "float64 but the model is torch.float32"),
         ([1.0], TypeError, "must be a torch.Tensor"),
         (torch.ones(3), ValueError, "must be a batch"),
