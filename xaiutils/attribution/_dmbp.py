@@ -2,8 +2,9 @@ r"""Disentangled masked backpropagation: what speaks for a class, what against i
 
 Ruiz, Agudo and Moreno-Noguer (ICCV 2021) separate positive, negative and nuisance factors of a
 piecewise linear network by several linear mappings, each found by learned variables that mask the
-filters during backpropagation. Only their abstract and the call of their code could be read. The
-objective, the optimiser and the treatment of biases are our own reconstruction.
+filters during backpropagation. Only their abstract and the call of their code
+(gitlab.com/adriaruizo/dmbp_iccv21) could be read. The objective, the optimiser and the treatment of
+biases are our own reconstruction.
 """
 
 from __future__ import annotations
@@ -112,14 +113,17 @@ def dmbp(
         model: As in :func:`xaiutils.attribution.gradient`. It needs an activation.
         x: Inputs (N, C, H, W).
         target: As in :func:`xaiutils.attribution.gradient`.
-        iterations: Steps of the search. 0 returns the start: with ``"greedy"`` the closed form
-            that keeps, from the output down, the filters whose signal times activation, summed
-            over space, has the sign of the branch.
+        iterations: Steps of the search. 0 returns the start: with ``"greedy"`` the masks that
+            keep, from the output down, the filters whose signal times activation, summed over
+            space, has the sign of the branch. That is the best there is for one hidden layer
+            without biases, and a heuristic elsewhere.
         objective: What the masks are to make small, one of the classes derived from
             :class:`Objective`. None takes :class:`Purity` over windows of 1/14 of the image's
             side; for inputs that are no images, without windows.
         start: ``"greedy"``, or ``"ones"`` for no masks.
-        learning_rate: How far a mask moves in the first step.
+        learning_rate: How far a mask moves in the first step. It falls evenly to 0, so that a
+            mask travels at most ``learning_rate * (iterations + 1) / 2``: with the defaults 0.525,
+            hardly enough to change sides.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:

@@ -108,7 +108,7 @@ class FilterExtraction(Objective):
 
     The relevance of filter *c* at gate *l* is the sum over space of :math:`m_{l,c}\,s\,h`, the
     mask times the masked signal that arrives times the activation. The loss is the mean over the
-    gates. With only the first term, the closed form that keeps, top down, the filters of one sign
+    gates. With only the first term and without biases, keeping the filters of one sign, top down,
     is the best that can be done at each gate once those above it are settled.
 
     Attributes:
