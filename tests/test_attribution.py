@@ -166,10 +166,10 @@ def test_the_noise_of_smoothgrad_is_a_share_of_the_range_of_each_image():
     network[0].bias.data.fill_(-0.3)
     network[3].weight.data.fill_(1.0)
     x = torch.zeros(2, 1, pixels)
-    x[0, 0, 0], x[1, 0, 0] = 2.0, 4.0  # the ranges
+    x[:, 0, 0], x[0, 0, 1], x[1, 0, 1] = -1.0, 1.0, 3.0  # the ranges are 2 and 4
     found = attribution.smoothgrad(network.eval(), x, 0, samples=4, noise_level=0.15)
     passed = 0.5 * torch.erfc(torch.tensor([0.3 / 0.3, 0.3 / 0.6]) / 2**0.5)
-    torch.testing.assert_close(found[:, 0, 1:].mean(1), passed, rtol=0.05, atol=0.0)
+    torch.testing.assert_close(found[:, 0, 2:].mean(1), passed, rtol=0.05, atol=0.0)
 
 
 def test_deconvolution_and_guided_by_hand():

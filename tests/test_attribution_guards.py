@@ -205,14 +205,14 @@ class Uniform(Rule):
 
 
 def test_a_rule_of_ones_own_needs_to_say_nothing():
-    """The same map as the rule of the package, and an account that closes."""
-    for seed in range(6):
-        network, x = random_network(seed, signed=True)
-        everywhere = Composite(*[Uniform()] * 2, affine=Uniform(), other=Uniform())
-        flat = Composite(*[Flat()] * 2, affine=Flat(), other=Flat())
-        found, report = attribution.lrp(network, x, 1, everywhere, return_report=True)
-        torch.testing.assert_close(found, attribution.lrp(network, x, 1, flat))
-        assert bool((report.relative_gap < 1e-9).all())
+    """The same map as the rule of the package, above rules that leave zeros out, and an account."""
+    for seed, rule in itertools.product(range(4), (Epsilon(), ZPlus(), Gamma())):
+        network, x = random_network(seed)
+        below = Composite(rule, rule, affine=rule, other=rule)
+        mine, ours = (below.override({-1: r, -2: r}) for r in (Uniform(), Flat()))
+        found, report = attribution.lrp(network, x, 1, mine, return_report=True)
+        torch.testing.assert_close(found, attribution.lrp(network, x, 1, ours))
+        assert bool((report.gap.abs() < 1e-9 * report.start.abs()).all())
 
 
 def test_a_rule_of_ones_own_among_the_others():
