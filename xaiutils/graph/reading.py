@@ -20,7 +20,7 @@ from xaiutils.graph.operations import Operation
 from xaiutils.graph.outputs import outputs_of
 from xaiutils.graph.running import Graph, Node, fast_format, undisturbed
 from xaiutils.graph.structure import Structure, Template
-from xaiutils.graph.tracing import GLOBAL_HOOKS, exported, run_without_onlookers, untraceable
+from xaiutils.graph.tracing import GLOBAL_HOOKS, exported, hooked, untraceable
 from xaiutils.graph.translating import translated
 
 # How far a graph's output may be from the network's, relative to the largest number in it.
@@ -75,7 +75,7 @@ def _inner(model: nn.Module) -> nn.Module:
         inside = model.module
     if kind.__module__.startswith("torch._dynamo"):
         inside = model._orig_mod
-    return _inner(inside) if isinstance(inside, nn.Module) and not _hooked(model) else model
+    return _inner(inside) if isinstance(inside, nn.Module) and not hooked(model) else model
 
 
 # ------------------------------------------------------------------------------- remembering
@@ -129,11 +129,7 @@ def _doubtful(model: nn.Module) -> bool:
     memory = _memories.get(model)
     if any(GLOBAL_HOOKS) or (memory and memory.written):
         return True
-    return any("forward" in vars(part) or _hooked(part) for part in model.modules())
-
-
-def _hooked(part: nn.Module) -> bool:
-    return any(getattr(part, name) for name in HOOKS)
+    return any("forward" in vars(part) or hooked(part) for part in model.modules())
 
 
 def _differences(before: Mark, after: Mark) -> frozenset[tuple[str, str]]:
@@ -160,21 +156,12 @@ def _still_true(model: nn.Module, structure: Structure, x: Tensor) -> bool:
 def _traced(model: nn.Module, key: Any, x: Tensor) -> Structure:
     """Trace a network, compare the result with its own output, and remember it."""
     images, fold = _two(x), key[-1]
-    mark, copy = fingerprint(model), twin(model)
-    before = fingerprint(copy)
-    try:
-        expected = run_without_onlookers(copy, images)
-    except GraphError:
-        raise
-    except Exception as error:
-        raise untraceable(model, x, error) from error
-    written = _differences(before, fingerprint(copy))
-    program = exported(copy, images)
-    structure = translated(copy, program, x, fold)
-    if not bool(torch.isfinite(expected).all()):
-        raise TraceError(f"{type(model).__name__}'s output is not finite for this input")
+    mark = fingerprint(model)
+    program = exported(twin(model), images)
+    structure = translated(model, program, x, fold)
+    expected, written = _own_output(model, images)
     if not _agree(_bound_graph(structure, model)(images), expected):
-        plain = _bound_graph(translated(copy, program, x, fold=False), model)
+        plain = _bound_graph(translated(model, program, x, fold=False), model)
         raise TraceError(_difference(model, plain, images))
     memory = _memories.get(model)
     if memory is None or not memory.holds_for(mark):
@@ -186,6 +173,22 @@ def _traced(model: nn.Module, key: Any, x: Tensor) -> Structure:
 
 
 # --------------------------------------------------------------------------------- comparing
+
+
+def _own_output(model: nn.Module, x: Tensor) -> tuple[Tensor, frozenset[tuple[str, str]]]:
+    """Return a network's output, and the attributes that its forward changed on the way."""
+    copy = twin(model)
+    before = fingerprint(copy)
+    try:
+        output = outputs_of(copy, x)
+    except GraphError:
+        raise
+    except Exception as error:
+        raise untraceable(model, x, error) from error
+    if not bool(torch.isfinite(output).all()):
+        name = type(model).__name__
+        raise TraceError(f"{name}'s output is not finite, NaN or infinity, for this input")
+    return output, _differences(before, fingerprint(copy))
 
 
 def _two(x: Tensor) -> Tensor:

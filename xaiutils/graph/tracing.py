@@ -22,7 +22,6 @@ from torch.utils._pytree import tree_leaves
 
 from xaiutils.graph.copying import HOOKS
 from xaiutils.graph.errors import TraceError
-from xaiutils.graph.outputs import only_value
 from xaiutils.graph.translating import reads_what_was_overwritten
 
 _LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.export")
@@ -48,17 +47,21 @@ def _state(module: nn.Module, *values: Any) -> Any:
     return attributes, [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
-def run_without_onlookers(copy: nn.Module, x: Tensor) -> Tensor:
-    """Return the output of a copied network, and take the hooks that changed nothing out of it."""
+def hooked(part: nn.Module) -> bool:
+    """Whether a module has hooks that are called when it runs forwards."""
+    return any(getattr(part, name) for name in HOOKS)
+
+
+def _remove_onlookers(copy: nn.Module, x: Tensor) -> None:
+    """Run a copied network, and take the hooks out of it that changed nothing."""
     places = [getattr(part, name) for part in copy.modules() for name in HOOKS]
     for hooks in places:
         hooks.update({key: _Watch(hook) for key, hook in hooks.items()})
-    output: Tensor = only_value(copy, copy(x.clone()))
+    copy(x.clone())
     for hooks in places:
         kept = {key: watch.hook for key, watch in hooks.items() if watch.changes}
         hooks.clear()
         hooks.update(kept)
-    return output
 
 
 def exported(copy: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
@@ -72,6 +75,8 @@ def exported(copy: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     parameter = next(iter(inspect.signature(copy.forward).parameters.values()), None)
     several = parameter is not None and parameter.kind is parameter.VAR_POSITIONAL
     try:
+        if any(hooked(part) for part in copy.modules()):
+            _remove_onlookers(copy, x)
         with _quiet():
             program = torch.export.export(
                 copy, (example,), dynamic_shapes=((batch,),) if several else (batch,)
