@@ -84,7 +84,7 @@ def test_it_is_the_first_step_of_region_perturbation_of_one_map_for_each_region(
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"x": torch.rand(3, 12, 12)}, ValueError, "must be images"),
+        ({"x": torch.rand(3, 12, 12)}, ValueError, r"x\[None\] makes a batch"),
         ({"region_size": 4.0}, TypeError, "region_size must be an int, not float"),
         ({"region_size": 0}, ValueError, "region_size must be at least 1"),
         ({"repeats": 0}, ValueError, "repeats"),
