@@ -65,11 +65,6 @@ def trace(model: nn.Module, example: Tensor, fold: bool = True) -> Graph:
 
 def _inner(model: nn.Module) -> nn.Module:
     """Return the network inside a compiled or data-parallel one."""
-    if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
-        raise TraceError(
-            f"{type(model).__name__} was made by torch.jit, which hides what it computes; hand over"
-            " the Python module that it was made from"
-        )
     kind, inside = type(model), None
     if kind in (nn.DataParallel, nn.parallel.DistributedDataParallel):
         inside = model.module
@@ -155,6 +150,11 @@ def _still_true(model: nn.Module, structure: Structure, x: Tensor) -> bool:
 @undisturbed
 def _traced(model: nn.Module, key: Any, x: Tensor) -> Structure:
     """Trace a network, compare the result with its own output, and remember it."""
+    if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+        raise TraceError(
+            f"{type(model).__name__} was made by torch.jit, which hides what it computes; hand over"
+            " the Python module that it was made from"
+        )
     images, fold = _two(x), key[-1]
     mark = fingerprint(model)
     program = exported(twin(model), images)
