@@ -112,12 +112,15 @@ def test_maps_of_an_encoder_in_half_precision(dtype):
     assert next(decoder.parameters()).dtype == dtype
 
 
-def test_autocast_does_not_reach_the_rules():
+def test_autocast_and_inference_mode_do_not_reach_the_rules():
     network, x = small("residual", dtype=torch.float32)
     attribution.lrp(network, x, 0)
     expected = {name: METHODS[name](network, x, 0, **FAST.get(name, {})) for name in METHODS}
     for name in METHODS:
         with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = METHODS[name](network, x, 0, **FAST.get(name, {}))
+        assert torch.equal(found, expected[name]), name
+        with torch.inference_mode():
             found = METHODS[name](network, x, 0, **FAST.get(name, {}))
         assert torch.equal(found, expected[name]), name
 

@@ -227,10 +227,11 @@ def _reads_pixels(traced: graph.Graph) -> bool:
     return False
 
 
+@graph.undisturbed
 def in_chunks(
     function: Callable[..., T], internal_batch_size: int | None, x: Tensor, *others: Tensor | None
 ) -> list[T]:
-    """Call a function on a few images at a time, without autograd and autocast.
+    """Call a function on a few images at a time, without autograd, autocast and inference mode.
 
     Args:
         function: What to call, ``function(x, *others)``.
@@ -248,8 +249,7 @@ def in_chunks(
         check_positive("internal_batch_size", internal_batch_size)
     size = internal_batch_size or len(x)
     chunks = [slice(first, first + size) for first in range(0, len(x), size)]
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        return [function(*(None if t is None else t[c] for t in (x, *others))) for c in chunks]
+    return [function(*(None if t is None else t[c] for t in (x, *others))) for c in chunks]
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
