@@ -7,7 +7,7 @@ export XAIUTILS_OFFLINE := 1
 INSTALLED := $(VENV)/.installed
 LINTED := xaiutils book/_tools tests notebooks $(wildcard benchmarks)
 
-.PHONY: book test notebooks serve lint clean
+.PHONY: book test notebooks change serve lint clean
 .DEFAULT_GOAL := book
 
 book: $(INSTALLED)  ## executes what is stale, then builds into _build/html
@@ -20,6 +20,9 @@ test: lint  ## lint, unit, notebook and browser tests
 
 notebooks: $(INSTALLED)  ## executes every chapter in place
 	$(PY) book/_tools/chapters.py --all
+
+change: $(INSTALLED)  ## executes every chapter on another sample: which statements still hold?
+	$(PY) book/_tools/change.py
 
 serve:  ## shows the built book on this machine only
 	@test -f _build/html/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }
