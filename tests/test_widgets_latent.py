@@ -70,8 +70,8 @@ def test_maps_in_the_page_are_grad_lam(run_script, autoencoder, digits, pooled):
         assert difference < 1e-4, f"{name} is off by {difference:.2g}"
 
 
-def test_last_convolution_and_colours(run_script):
-    """Without a layer it is the last convolution's output, before a BatchNorm; colours are read."""
+def test_last_maps_and_colours(run_script):
+    """Without a layer it is the last maps that are read, after BatchNorm and ReLU; in colour."""
     torch.manual_seed(0)
     encoder = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
@@ -84,7 +84,7 @@ def test_last_convolution_and_colours(run_script):
     explorer = LatentExplorer(colourful, x, dtype="float32")
     found = explain_in_page(run_script, explorer, True)
     expected = attribution.grad_lam(encoder, colourful.decoder, x[:1])
-    assert expected.layer == "0"
+    assert expected.layer == "2"
     torch.testing.assert_close(torch.tensor(found["maps"]), expected.maps.flatten())
     torch.testing.assert_close(torch.tensor(found["aggregate"]), expected.aggregate.flatten())
 

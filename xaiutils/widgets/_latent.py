@@ -34,7 +34,7 @@ class LatentExplorer(Widget):
         images: The pictures (N, C, H, W) in [0, 1]; C is 1 or 3.
         names: One for each picture.
         layer: The path in the encoder of the module whose feature maps are read; None takes the
-            last convolution, as :func:`xaiutils.attribution.grad_lam` does.
+            last maps that are read, as :func:`xaiutils.attribution.grad_lam` does.
         dtype: Of the weights in the page, ``"float16"`` or ``"float32"``.
 
     Attributes:
