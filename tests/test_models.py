@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from xaiutils import data, models
+from xaiutils.graph.errors import UnpreprocessedWarning
 from xaiutils.models._classifiers import Classifier, Preprocess
 
 
@@ -260,13 +261,13 @@ def test_top_refuses_what_would_mislead(mnist_cnn):
 def test_black_digits_on_white_get_a_warning_at_the_callers_line(mnist_cnn):
     digits = data.mnist("test", source="embedded").images[:20]
     inverted = [Image.fromarray((255 * (1 - d[0])).byte().numpy()) for d in digits]
-    with pytest.warns(models.UnpreprocessedWarning, match="white on black") as caught:
+    with pytest.warns(UnpreprocessedWarning, match="white on black") as caught:
         x = mnist_cnn.batch(inverted)
     assert caught[0].filename == __file__
-    with pytest.warns(models.UnpreprocessedWarning, match="1 - x") as caught:
+    with pytest.warns(UnpreprocessedWarning, match="1 - x") as caught:
         mnist_cnn.top(x)
     assert caught[0].filename == __file__
-    with pytest.warns(models.UnpreprocessedWarning, match="from 0 to 255"):
+    with pytest.warns(UnpreprocessedWarning, match="from 0 to 255"):
         mnist_cnn.top(255 * digits)
 
 
@@ -287,5 +288,5 @@ def test_brightness_that_was_not_normalised_gets_a_warning():
     classifier = models.load_classifier("squeezenet1_1", weights="random")
     pictures = torch.stack([classifier.preprocess.picture(i) for i in data.photos().images])
     for x, words in ((pictures, "0 to 1 "), (255 * pictures, "0 to 255 ")):
-        with pytest.warns(models.UnpreprocessedWarning, match=f"from {words}that were not"):
+        with pytest.warns(UnpreprocessedWarning, match=f"from {words}that were not"):
             classifier._check_units(x)

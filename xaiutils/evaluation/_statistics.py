@@ -172,7 +172,7 @@ def equivalence(
         seed: Of the draws.
 
     Returns:
-        The p-value: below 0.05 both are rejected, and the mean lies within the margin.
+        A p-value. Below 0.05 both are rejected, and the mean lies within the margin.
 
     Raises:
         ValueError: Fewer than two images, a value that is not finite, or a margin not above 0.

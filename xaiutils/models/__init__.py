@@ -6,7 +6,6 @@ from. ``load_autoencoder`` is the door for networks without labels, whose images
 targets.
 """
 
-from xaiutils.graph.errors import UnpreprocessedWarning
 from xaiutils.models._autoencoders import (
     Autoencoder,
     VariationalAutoencoder,
@@ -41,7 +40,6 @@ __all__ = [
     "Preprocess",
     "TinyCNN",
     "TrainingPlan",
-    "UnpreprocessedWarning",
     "VariationalAutoencoder",
     "autoencoder",
     "available_autoencoders",
