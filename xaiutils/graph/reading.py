@@ -5,21 +5,20 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from xaiutils.graph import operations as ops
+from xaiutils.graph.binding import bound_graph
 from xaiutils.graph.copying import HOOKS, twin
 from xaiutils.graph.errors import GraphError, TraceError, check_input, check_model
 from xaiutils.graph.fingerprint import Mark, fingerprint
-from xaiutils.graph.operations import Operation
 from xaiutils.graph.outputs import outputs_of
-from xaiutils.graph.running import Graph, Node, fast_format, undisturbed
-from xaiutils.graph.structure import Structure, Template
+from xaiutils.graph.running import Graph, undisturbed
+from xaiutils.graph.structure import Structure
 from xaiutils.graph.tracing import GLOBAL_HOOKS, exported, hooked, untraceable
 from xaiutils.graph.translating import translated
 
@@ -60,7 +59,7 @@ def trace(model: nn.Module, example: Tensor, fold: bool = True) -> Graph:
     check_model(model)
     check_input(model, example)
     model = _inner(model)
-    return _bound_graph(_structure(model, example, fold), model)
+    return bound_graph(_structure(model, example, fold), model)
 
 
 def _inner(model: nn.Module) -> nn.Module:
@@ -142,7 +141,7 @@ def _still_true(model: nn.Module, structure: Structure, x: Tensor) -> bool:
     images = _two(x)
     try:
         expected = outputs_of(twin(model), images)
-        return _agree(_bound_graph(structure, model)(images), expected)
+        return _agree(bound_graph(structure, model)(images), expected)
     except Exception:  # tracing it anew says what is wrong
         return False
 
@@ -160,8 +159,8 @@ def _traced(model: nn.Module, key: Any, x: Tensor) -> Structure:
     program = exported(twin(model), images)
     structure = translated(model, program, x, fold)
     expected, written = _own_output(model, images)
-    if not _agree(_bound_graph(structure, model)(images), expected):
-        plain = _bound_graph(translated(model, program, x, fold=False), model)
+    if not _agree(bound_graph(structure, model)(images), expected):
+        plain = bound_graph(translated(model, program, x, fold=False), model)
         raise TraceError(_difference(model, plain, images))
     memory = _memories.get(model)
     if memory is None or not memory.holds_for(mark):
@@ -248,60 +247,3 @@ def _outputs_of_modules(
             yield path, nodes[met[path] - 1], output
         elif nodes and met[path] == uses[path]:
             yield path, plain.find(path).index, output
-
-
-# ----------------------------------------------------------------------------------- binding
-
-
-@undisturbed
-def _bound_graph(structure: Structure, model: nn.Module) -> Graph:
-    """Put the tensors of the model into the templates."""
-    tensors = {
-        **structure.constants,
-        **dict(model.named_buffers(remove_duplicate=False)),
-        **dict(model.named_parameters(remove_duplicate=False)),
-    }
-    used: dict[str, Tensor] = {}
-
-    def lookup(path: str) -> Tensor:
-        used[path] = tensors[path]
-        return tensors[path].detach()
-
-    nodes: list[Node] = []
-    for index, template in enumerate(structure.templates):
-        operation = _bound(template, lookup)
-        nodes.append(
-            Node(
-                index,
-                template.name,
-                template.module,
-                operation,
-                template.inputs,
-                template.shape,
-                _nonnegative(operation, [nodes[i] for i in template.inputs]),
-                template.norm_module,
-            )
-        )
-    return Graph(nodes, list(used.values()))
-
-
-def _bound(template: Template, lookup: Callable[[str], Tensor]) -> Operation:
-    operation = ops.resolve(template.operation, lookup)
-    if isinstance(operation, ops.Convolution):
-        operation = replace(operation, weight=fast_format(operation.weight))
-    if isinstance(operation, ops.BatchNorm):
-        return operation.as_affine(len(template.shape) - 1)
-    if template.norm is not None:
-        norm = ops.resolve(template.norm, lookup)
-        assert isinstance(norm, ops.BatchNorm)
-        assert isinstance(operation, (ops.Convolution, ops.Dense))
-        return operation.followed_by(*norm.scale_and_shift())
-    return operation
-
-
-def _nonnegative(operation: Operation, inputs: list[Node]) -> bool:
-    if isinstance(operation, ops.ReLU):
-        return True
-    if isinstance(operation, ops.Clamp) and operation.low >= 0:
-        return True
-    return bool(inputs) and operation.keeps_sign() and all(node.nonnegative for node in inputs)
