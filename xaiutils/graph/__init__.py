@@ -40,7 +40,7 @@ from xaiutils.graph.operations import (
     Switch,
     Upsample,
 )
-from xaiutils.graph.outputs import outputs_of
+from xaiutils.graph.outputs import Output, outputs_of
 from xaiutils.graph.reading import trace
 from xaiutils.graph.running import GateRule, Graph, Node, Record, add_signal, gated, undisturbed
 from xaiutils.graph.windows import Incremental, Windows
@@ -68,6 +68,7 @@ __all__ = [
     "Mean",
     "Node",
     "Operation",
+    "Output",
     "Pad",
     "ReLU",
     "Rearrange",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import partial
-from types import FunctionType, MethodType, SimpleNamespace
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 from weakref import ref
 
@@ -97,6 +97,32 @@ def _mark(value: Any, depth: int) -> Hashable:
     if isinstance(value, SimpleNamespace) or kind.__new__ is object.__new__:
         return (_Identity(value), _mark(getattr(value, "__dict__", None), 1))
     return _Identity(value)
+
+
+def mark_of_function(function: Any) -> Hashable:
+    """Return what a function computes: equal for one that was made anew in the same place.
+
+    That is its code, its defaults and the variables that it uses, closed over or global. Of other
+    callables it is their identity and attributes. Nothing is kept alive.
+    """
+    if not isinstance(function, FunctionType):
+        return _mark(function, _DEPTH)
+    cells = tuple(_content(cell, _DEPTH) for cell in function.__closure__ or ())
+    scope, names = function.__globals__, _names(function.__code__)
+    used = tuple(_mark(scope[name], _DEPTH) for name in names if name in scope)
+    defaults = _mark((function.__defaults__, function.__kwdefaults__), _DEPTH)
+    return function.__code__, id(scope), defaults, cells, used
+
+
+def _names(code: CodeType) -> list[str]:
+    """Return the names of global variables in a function and in those that it defines."""
+    inside = [_names(part) for part in code.co_consts if isinstance(part, CodeType)]
+    return [*code.co_names, *(name for names in inside for name in names)]
+
+
+def fully_seen(function: Any) -> bool:
+    """Whether what is called computes the same as long as its mark is equal."""
+    return not callable(function) or isinstance(function, (FunctionType, BuiltinFunctionType))
 
 
 def _content(cell: Any, depth: int) -> Hashable:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from xaiutils.graph.binding import bound_graph
 from xaiutils.graph.copying import HOOKS, twin
 from xaiutils.graph.errors import GraphError, TraceError, check_input, check_model
-from xaiutils.graph.fingerprint import Mark, fingerprint
-from xaiutils.graph.outputs import outputs_of
+from xaiutils.graph.fingerprint import Mark, fingerprint, fully_seen, mark_of_function
+from xaiutils.graph.outputs import Output, check_output, outputs_of
 from xaiutils.graph.running import Graph, undisturbed
 from xaiutils.graph.structure import Structure
 from xaiutils.graph.tracing import GLOBAL_HOOKS, exported, hooked, untraceable
@@ -24,9 +24,10 @@ from xaiutils.graph.translating import translated
 
 # How far a graph's output may be from the network's, relative to the largest number in it.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
+_REMEMBERED = 8  # structures for each network: so many image sizes, types and choices of an output
 
 
-def trace(model: nn.Module, example: Tensor, fold: bool = True) -> Graph:
+def trace(model: nn.Module, example: Tensor, fold: bool = True, output: Output = None) -> Graph:
     """Read a network into a graph of linear and gating operations.
 
     The structure is traced once for each input shape, compared with the network's own output for
@@ -48,18 +49,25 @@ def trace(model: nn.Module, example: Tensor, fold: bool = True) -> Graph:
         example: An input. The graph is for inputs of its shape, with any batch size.
         fold: Whether a BatchNorm that follows a convolution or a linear layer directly becomes part
             of it. The function computed is the same.
+        output: Which of several outputs the graph is for: a key of the dict that the model returns,
+            an attribute of another object, a position in a tuple or list, or a function of what it
+            returns, which returns a tensor (N, ...); ``lambda y: y["out"].mean((2, 3))`` is the
+            mean over the places of a segmentation. None where there is only one.
 
     Raises:
-        TypeError: If the model is no module, or the input no floating-point tensor of its type.
+        TypeError: If the model is no module, the input no floating-point tensor of its type, or
+            ``output`` no choice.
         ValueError: If a part of the model is in training mode, or the input is not a finite batch.
-        UnsupportedOperation: If the network does something else; it names what, and where.
+        UnsupportedOperation: If the network does something else, or returns several tensors of
+            which ``output`` chooses none; it names what, and where.
         TraceError: If the network cannot run on such an input, or if what was traced does not
             compute what the network does.
     """
     check_model(model)
     check_input(model, example)
+    check_output(output)
     model = _inner(model)
-    return bound_graph(_structure(model, example, fold), model)
+    return bound_graph(_structure(model, example, _Task(fold, output)), model)
 
 
 def _inner(model: nn.Module) -> nn.Module:
@@ -75,6 +83,24 @@ def _inner(model: nn.Module) -> nn.Module:
 # ------------------------------------------------------------------------------- remembering
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What is wanted of a network.
+
+    Attributes:
+        fold: Whether each BatchNorm is folded where it can be.
+        output: Which of several outputs is meant.
+    """
+
+    fold: bool
+    output: Output
+
+    def key(self, x: Tensor) -> Any:
+        """Return what one structure is good for; of a function only what it does, no reference."""
+        choice = mark_of_function(self.output) if callable(self.output) else self.output
+        return tuple(x.shape[1:]), x.dtype, x.device, self.fold, choice
+
+
 @dataclass(eq=False)
 class _Memory:
     """What was traced of a network, and the fingerprint that it had then.
@@ -82,7 +108,7 @@ class _Memory:
     Attributes:
         mark: The fingerprint, without what ``forward`` itself changes.
         written: The attributes that ``forward`` itself changes, by module and name.
-        structures: What was traced, by the shape, type and device of the input and by folding.
+        structures: What was traced, by what it is good for; the most recently used one is last.
     """
 
     mark: Mark
@@ -98,30 +124,34 @@ _memories: WeakKeyDictionary[nn.Module, _Memory] = WeakKeyDictionary()
 _lock = threading.RLock()  # torch.export changes what all threads share
 
 
-def _structure(model: nn.Module, x: Tensor, fold: bool) -> Structure:
+def _structure(model: nn.Module, x: Tensor, task: _Task) -> Structure:
     """Return the structure of a network for inputs like ``x``, traced on first use."""
-    key = (x.shape[1:], x.dtype, x.device, fold)
+    key = task.key(x)
     known = _remembered(model, key)
-    if known is not None and not _doubtful(model):
+    if known is not None and not _doubtful(model, task):
         return known
     with _lock:
         known = _remembered(model, key)  # another thread may have traced it
-        if known is not None and (not _doubtful(model) or _still_true(model, known, x)):
+        if known is not None and (not _doubtful(model, task) or _still_true(model, known, x, task)):
             return known
-        return _traced(model, key, x)
+        return _traced(model, key, x, task)
 
 
 def _remembered(model: nn.Module, key: Any) -> Structure | None:
     memory = _memories.get(model)
     if memory is None or key not in memory.structures or not memory.holds_for(fingerprint(model)):
         return None
-    return memory.structures[key]
+    with _lock:
+        structure: Structure | None = memory.structures.pop(key, None)
+        if structure is not None:
+            memory.structures[key] = structure  # as the last
+    return structure
 
 
-def _doubtful(model: nn.Module) -> bool:
+def _doubtful(model: nn.Module, task: _Task) -> bool:
     """Whether the network may compute something else although its fingerprint is the same."""
     memory = _memories.get(model)
-    if any(GLOBAL_HOOKS) or (memory and memory.written):
+    if any(GLOBAL_HOOKS) or (memory and memory.written) or not fully_seen(task.output):
         return True
     return any("forward" in vars(part) or hooked(part) for part in model.modules())
 
@@ -137,28 +167,28 @@ def _without(mark: Mark, written: frozenset[tuple[str, str]]) -> Mark:
 
 
 @undisturbed
-def _still_true(model: nn.Module, structure: Structure, x: Tensor) -> bool:
+def _still_true(model: nn.Module, structure: Structure, x: Tensor, task: _Task) -> bool:
     images = _two(x)
     try:
-        expected = outputs_of(twin(model), images)
+        expected = outputs_of(twin(model), images, task.output)
         return _agree(bound_graph(structure, model)(images), expected)
     except Exception:  # tracing it anew says what is wrong
         return False
 
 
 @undisturbed
-def _traced(model: nn.Module, key: Any, x: Tensor) -> Structure:
+def _traced(model: nn.Module, key: Any, x: Tensor, task: _Task) -> Structure:
     """Trace a network, compare the result with its own output, and remember it."""
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         raise TraceError(
             f"{type(model).__name__} was made by torch.jit, which hides what it computes; hand over"
             " the Python module that it was made from"
         )
-    images, fold = _two(x), key[-1]
+    images = _two(x)
     mark = fingerprint(model)
-    program = exported(twin(model), images)
-    structure = translated(model, program, x, fold)
-    expected, written = _own_output(model, images)
+    program = exported(twin(model), images, task.output)
+    structure = translated(model, program, x, task.fold)
+    expected, written = _own_output(model, images, task.output)
     if not _agree(bound_graph(structure, model)(images), expected):
         plain = bound_graph(translated(model, program, x, fold=False), model)
         raise TraceError(_difference(model, plain, images))
@@ -168,18 +198,22 @@ def _traced(model: nn.Module, key: Any, x: Tensor) -> Structure:
     memory.written |= written
     memory.mark = _without(mark, memory.written)
     memory.structures[key] = structure
+    while len(memory.structures) > _REMEMBERED:
+        memory.structures.pop(next(iter(memory.structures)))
     return structure
 
 
 # --------------------------------------------------------------------------------- comparing
 
 
-def _own_output(model: nn.Module, x: Tensor) -> tuple[Tensor, frozenset[tuple[str, str]]]:
+def _own_output(
+    model: nn.Module, x: Tensor, choice: Output
+) -> tuple[Tensor, frozenset[tuple[str, str]]]:
     """Return a network's output, and the attributes that its forward changed on the way."""
     copy = twin(model)
     before = fingerprint(copy)
     try:
-        output = outputs_of(copy, x)
+        output = outputs_of(copy, x, choice)
     except GraphError:
         raise
     except Exception as error:

@@ -21,7 +21,8 @@ from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_leaves
 
 from xaiutils.graph.copying import HOOKS
-from xaiutils.graph.errors import TraceError
+from xaiutils.graph.errors import GraphError, TraceError
+from xaiutils.graph.outputs import Output, chosen
 from xaiutils.graph.translating import reads_what_was_overwritten
 
 _LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.export")
@@ -64,8 +65,10 @@ def _remove_onlookers(copy: nn.Module, x: Tensor) -> None:
         hooks.update(kept)
 
 
-def exported(copy: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+def exported(copy: nn.Module, x: Tensor, output: Output = None) -> torch.export.ExportedProgram:
     """Return the program of a copied network for a batch like ``x``, of any size.
+
+    The copy is left with hooks of its own; ``output`` chooses what it returns.
 
     Raises:
         TraceError: If it cannot be exported.
@@ -77,12 +80,15 @@ def exported(copy: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     try:
         if any(hooked(part) for part in copy.modules()):
             _remove_onlookers(copy, x)
+        copy.register_forward_hook(lambda module, _, found: chosen(module, found, output))
         with _quiet():
             program = torch.export.export(
                 copy, (example,), dynamic_shapes=((batch,),) if several else (batch,)
             )
             if reads_what_was_overwritten(program):
                 program = program.run_decompositions({})  # no operation works in place any more
+    except GraphError:
+        raise
     except Exception as error:
         raise untraceable(copy, x, error) from error
     return program
