@@ -166,3 +166,64 @@ def test_what_is_no_choice_is_a_type_error(output):
     for use in (graph.outputs_of, graph.trace):
         with pytest.raises(TypeError, match="output must be a name, a position, a function"):
             use(network, x, output=output)
+
+
+# ------------------------------------------------------------------------------ several inputs
+
+
+class Two(nn.Module):
+    """An image and a vector: what the vector says is added to the features of the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.words, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, image, vector):
+        features = torch.relu(self.conv(image)).mean((2, 3))
+        return {"logits": self.fc(torch.relu(features + self.words(vector))), "features": features}
+
+
+def two(hooked=False):
+    torch.manual_seed(0)
+    network = Two().double().eval()
+    if hooked:
+        network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2, inputs[1]))
+        network.register_forward_hook(lambda module, inputs, found: {"logits": found["logits"] * 3})
+    return network, (torch.randn(2, 3, 6, 5).double(), torch.randn(2, 5).double())
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_several_inputs_are_one(hooked):
+    network, inputs = two(hooked)
+    traced = graph.trace(network, inputs, output="logits")
+    packed = graph.pack(inputs)
+    record = traced.record(packed)
+    expected = graph.outputs_of(network, inputs, "logits")
+    torch.testing.assert_close(record.output, expected.detach())
+    if not hooked:
+        assert [traced.find(layer).module for layer in ("conv", "fc")] == ["conv", "fc"]
+
+    start = torch.randn_like(expected)
+    found = graph.unpack(traced.backward(record, start), [x.shape[1:] for x in inputs])
+    given = [x.clone().requires_grad_() for x in inputs]
+    gradients = torch.autograd.grad(graph.outputs_of(network, given, "logits"), given, start)
+    for mine, theirs in zip(found, gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    for mine, theirs in zip(
+        graph.unpack(packed, [x.shape[1:] for x in inputs]), inputs, strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_several_inputs_that_do_not_fit():
+    network, (image, vector) = two()
+    with pytest.raises(ValueError, match=r"N rows.*\(1, 5\)"):
+        graph.trace(network, (image, vector[:1]), output="logits")
+    with pytest.raises(TypeError, match="float32 but the model"):
+        graph.trace(network, (image.float(), vector), output="logits")
+    with pytest.raises(ValueError, match="found none"):
+        graph.trace(network, (), output="logits")
+    with pytest.raises(TypeError, match=r"must be a torch\.Tensor"):
+        graph.trace(network, "image", output="logits")
+    with pytest.raises(ValueError, match=r"\(N, 95\).*not \(2, 90\)"):
+        graph.unpack(image.flatten(1), [(3, 6, 5), (5,)])

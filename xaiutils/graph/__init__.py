@@ -14,6 +14,7 @@ from xaiutils.graph.errors import (
     check_input,
     check_model,
 )
+from xaiutils.graph.inputs import Inputs, pack, unpack
 from xaiutils.graph.operations import (
     AdaptiveAveragePool,
     AdaptiveMaxPool,
@@ -62,6 +63,7 @@ __all__ = [
     "GraphError",
     "Incremental",
     "Input",
+    "Inputs",
     "LeakyReLU",
     "LinearOperation",
     "MaxPool",
@@ -85,6 +87,8 @@ __all__ = [
     "check_model",
     "gated",
     "outputs_of",
+    "pack",
     "trace",
     "undisturbed",
+    "unpack",
 ]

@@ -65,6 +65,12 @@ def check_input(model: nn.Module, x: Tensor) -> None:
         ValueError: If it has no batch dimension, is empty, lies on another device than the model,
             or holds NaN or infinity.
     """
+    check_numbers(model, x)
+    _check_dimensions(model, x)
+
+
+def check_numbers(model: nn.Module, x: Tensor) -> None:
+    """Refuse what :func:`check_input` refuses, but for the dimensions of an image."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, not {type(x).__name__}{_cure(x)}")
     if not x.is_floating_point():
@@ -91,7 +97,6 @@ def check_input(model: nn.Module, x: Tensor) -> None:
         )
     if not bool(torch.isfinite(x).all()):
         raise ValueError("x holds NaN or infinite values")
-    _check_dimensions(model, x)
 
 
 def _cure(found: object) -> str:

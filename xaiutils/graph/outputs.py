@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from xaiutils.graph.errors import UnsupportedOperation
+from xaiutils.graph.inputs import Inputs
 
 # What to explain of all that a network returns: see :func:`chosen`.
 Output = str | int | Callable[[Any], Tensor] | None
 
 
-def outputs_of(model: nn.Module, x: Tensor, output: Output = None) -> Tensor:
+def outputs_of(model: nn.Module, x: Inputs, output: Output = None) -> Tensor:
     """Run the user's module on a copy of ``x`` and return the one tensor that is to be explained.
 
     A network whose first operation works in place thus leaves the caller's ``x`` as it was.
@@ -23,7 +24,7 @@ def outputs_of(model: nn.Module, x: Tensor, output: Output = None) -> Tensor:
 
     Args:
         model: A module that returns a tensor (N, ...), or something that holds one or several.
-        x: The input (N, ...).
+        x: The input (N, ...), or a tuple of several.
         output: Which of several, see :func:`chosen`; None for the only one.
 
     Returns:
@@ -35,10 +36,12 @@ def outputs_of(model: nn.Module, x: Tensor, output: Output = None) -> Tensor:
             the choice does not fit what it returns, or if the output does not have one row for
             each input.
     """
-    value = chosen(model, model(x.clone()), output)
-    if value.ndim == 0 or len(value) != len(x):
+    inputs = [x] if isinstance(x, Tensor) else x
+    value = chosen(model, model(*(each.clone() for each in inputs)), output)
+    rows = len(inputs[0])
+    if value.ndim == 0 or len(value) != rows:
         raise UnsupportedOperation(
-            f"{type(model).__name__} turns a batch of {len(x)} into {tuple(value.shape)}; it must"
+            f"{type(model).__name__} turns a batch of {rows} into {tuple(value.shape)}; it must"
             " return a tensor with one row for each image"
         )
     return value

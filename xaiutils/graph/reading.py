@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,8 +14,16 @@ from torch import Tensor, nn
 
 from xaiutils.graph.binding import bound_graph
 from xaiutils.graph.copying import HOOKS, twin
-from xaiutils.graph.errors import GraphError, TraceError, check_input, check_model
+from xaiutils.graph.errors import (
+    GraphError,
+    TraceError,
+    check_input,
+    check_model,
+    check_numbers,
+)
 from xaiutils.graph.fingerprint import Mark, fingerprint, fully_seen, mark_of_function
+from xaiutils.graph.inputs import Inputs, pack, take_packed
+from xaiutils.graph.operations import Shape
 from xaiutils.graph.outputs import Output, check_output, outputs_of
 from xaiutils.graph.running import Graph, undisturbed
 from xaiutils.graph.structure import Structure
@@ -27,7 +35,7 @@ _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torc
 _REMEMBERED = 8  # structures for each network: so many image sizes, types and choices of an output
 
 
-def trace(model: nn.Module, example: Tensor, fold: bool = True, output: Output = None) -> Graph:
+def trace(model: nn.Module, example: Inputs, fold: bool = True, output: Output = None) -> Graph:
     """Read a network into a graph of linear and gating operations.
 
     The structure is traced once for each input shape, compared with the network's own output for
@@ -41,12 +49,14 @@ def trace(model: nn.Module, example: Tensor, fold: bool = True, output: Output =
     threads may run it meanwhile. Autocast is switched off: the graph computes in the model's type.
 
     Args:
-        model: Any module in evaluation mode that takes one tensor (N, ...) and returns one, or a
-            dict, list or tuple that holds one, made of convolutions (transposed ones too), linear
+        model: Any module in evaluation mode that takes a tensor (N, ...), or several, and returns
+            a tensor, or what holds one, made of convolutions (transposed ones too), linear
             layers, BatchNorm, ReLU, ReLU6 and other clamps, leaky ReLU, pooling, upsampling,
             additions, concatenations and reshapes. Of a compiled or data-parallel module the one
             inside is read.
-        example: An input. The graph is for inputs of its shape, with any batch size.
+        example: An input. The graph is for inputs of its shape, with any batch size. A tuple of
+            several is handed to the model one by one; the graph is then for all of them as one,
+            ``graph.pack(inputs)``, and ``graph.unpack(signal, shapes)`` takes them apart again.
         fold: Whether a BatchNorm that follows a convolution or a linear layer directly becomes part
             of it. The function computed is the same.
         output: Which of several outputs the graph is for: a key of the dict that the model returns,
@@ -64,10 +74,22 @@ def trace(model: nn.Module, example: Tensor, fold: bool = True, output: Output =
             compute what the network does.
     """
     check_model(model)
-    check_input(model, example)
     check_output(output)
+    if isinstance(example, Tensor):
+        check_input(model, example)
+        x, shapes = example, None
+    else:
+        x, shapes = _packed(model, example)
     model = _inner(model)
-    return bound_graph(_structure(model, example, _Task(fold, output)), model)
+    return bound_graph(_structure(model, x, _Task(fold, output, shapes)), model)
+
+
+def _packed(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[Shape, ...]]:
+    if not isinstance(inputs, (tuple, list)):
+        check_input(model, inputs)
+    for each in inputs:
+        check_numbers(model, each)
+    return pack(inputs), tuple(tuple(each.shape[1:]) for each in inputs)
 
 
 def _inner(model: nn.Module) -> nn.Module:
@@ -90,15 +112,24 @@ class _Task:
     Attributes:
         fold: Whether each BatchNorm is folded where it can be.
         output: Which of several outputs is meant.
+        shapes: The shapes of several inputs, which come as one; None if there is one only.
     """
 
     fold: bool
     output: Output
+    shapes: tuple[Shape, ...] | None = None
 
     def key(self, x: Tensor) -> Any:
         """Return what one structure is good for; of a function only what it does, no reference."""
         choice = mark_of_function(self.output) if callable(self.output) else self.output
-        return tuple(x.shape[1:]), x.dtype, x.device, self.fold, choice
+        return tuple(x.shape[1:]), x.dtype, x.device, self.fold, choice, self.shapes
+
+    def twin(self, model: nn.Module) -> nn.Module:
+        """Return a copy of the network that takes its inputs as one tensor."""
+        copy = twin(model)
+        if self.shapes is not None:
+            take_packed(copy, self.shapes)
+        return copy
 
 
 @dataclass(eq=False)
@@ -170,7 +201,7 @@ def _without(mark: Mark, written: frozenset[tuple[str, str]]) -> Mark:
 def _still_true(model: nn.Module, structure: Structure, x: Tensor, task: _Task) -> bool:
     images = _two(x)
     try:
-        expected = outputs_of(twin(model), images, task.output)
+        expected = outputs_of(task.twin(model), images, task.output)
         return _agree(bound_graph(structure, model)(images), expected)
     except Exception:  # tracing it anew says what is wrong
         return False
@@ -186,12 +217,12 @@ def _traced(model: nn.Module, key: Any, x: Tensor, task: _Task) -> Structure:
         )
     images = _two(x)
     mark = fingerprint(model)
-    program = exported(twin(model), images, task.output)
+    program = exported(task.twin(model), images, task.output)
     structure = translated(model, program, x, task.fold)
-    expected, written = _own_output(model, images, task.output)
+    expected, written = _own_output(model, images, task)
     if not _agree(bound_graph(structure, model)(images), expected):
         plain = bound_graph(translated(model, program, x, fold=False), model)
-        raise TraceError(_difference(model, plain, images))
+        raise TraceError(_difference(task.twin(model), plain, images))
     memory = _memories.get(model)
     if memory is None or not memory.holds_for(mark):
         memory = _memories[model] = _Memory(mark)
@@ -207,13 +238,13 @@ def _traced(model: nn.Module, key: Any, x: Tensor, task: _Task) -> Structure:
 
 
 def _own_output(
-    model: nn.Module, x: Tensor, choice: Output
+    model: nn.Module, x: Tensor, task: _Task
 ) -> tuple[Tensor, frozenset[tuple[str, str]]]:
     """Return a network's output, and the attributes that its forward changed on the way."""
-    copy = twin(model)
+    copy = task.twin(model)
     before = fingerprint(copy)
     try:
-        output = outputs_of(copy, x, choice)
+        output = outputs_of(copy, x, task.output)
     except GraphError:
         raise
     except Exception as error:
@@ -240,12 +271,12 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
     return bool(difference <= tolerance * largest)
 
 
-def _difference(model: nn.Module, plain: Graph, x: Tensor) -> str:
+def _difference(copy: nn.Module, plain: Graph, x: Tensor) -> str:
     """Say where a graph, without folding, first computes something else than the network."""
-    name = type(model).__name__
+    name = type(copy).__name__
     record = plain.record(x)
     place = "the outputs of its modules agree: look at what its forward or a hook does with them"
-    for path, index, expected in _outputs_of_modules(twin(model), plain, x):
+    for path, index, expected in _outputs_of_modules(copy, plain, x):
         found = record.value(index)
         if found.shape == expected.shape and not _agree(found, expected):
             place = f"the output of {path!r} is the first that differs"

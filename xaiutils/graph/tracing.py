@@ -7,7 +7,6 @@ before: those that only look on are left out, those that change something are tr
 
 from __future__ import annotations
 
-import inspect
 import io
 import logging
 import warnings
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from xaiutils.graph.copying import HOOKS
 from xaiutils.graph.errors import GraphError, TraceError
+from xaiutils.graph.inputs import takes_any_number
 from xaiutils.graph.outputs import Output, chosen
 from xaiutils.graph.translating import reads_what_was_overwritten
 
@@ -75,8 +75,7 @@ def exported(copy: nn.Module, x: Tensor, output: Output = None) -> torch.export.
     """
     example = x.new_zeros(2, *x.shape[1:])  # two: a batch of one is special
     batch: Any = {0: torch.export.Dim.DYNAMIC}
-    parameter = next(iter(inspect.signature(copy.forward).parameters.values()), None)
-    several = parameter is not None and parameter.kind is parameter.VAR_POSITIONAL
+    several = takes_any_number(copy)
     try:
         if any(hooked(part) for part in copy.modules()):
             _remove_onlookers(copy, x)
