@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaiutils import graph
-from xaiutils.attribution._common import Target, in_chunks, joined, prepare, start_signal
+from xaiutils.attribution._autograd import Differentiated, differentiated
+from xaiutils.attribution._common import (
+    Network,
+    Target,
+    in_chunks,
+    joined,
+    positions_of,
+    precise,
+    prepare,
+    start_signal,
+)
+from xaiutils.graph.errors import GraphError
+from xaiutils.graph.outputs import Output
 
 
 def grad_cam(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     layer: str | None = None,
     *,
     relu: bool = True,
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the Grad-CAM heatmap (Selvaraju et al. 2017, eqs. 1 and 2).
@@ -27,16 +41,20 @@ def grad_cam(
     mean of :math:`\partial f_t / \partial A^k`, enlarged to the size of the input bilinearly.
 
     Args:
-        model: As in :func:`xaiutils.attribution.gradient`.
-        x: Inputs (N, C, H, W).
-        target: As in :func:`xaiutils.attribution.gradient`.
+        model: A network in evaluation mode; or the :class:`~xaiutils.graph.Graph` of one, read
+            with ``fold=False`` if a layer with a BatchNorm behind it is to be named.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
         layer: The path in ``model`` of the module whose output is :math:`A`, e.g.
             ``"features.12"``; a container (``"layer4"``) stands for the last operation in it. None
             takes the last maps that the network reads: what its last convolution or linear layer
             is computed from, before the pooling. That is the last block's output (after its
             addition and ReLU) in a ResNet, the last ReLU before the pooling in VGG, and the maps
-            that the output convolution reads in SqueezeNet or a network for segmentation.
+            that the output convolution reads in SqueezeNet or a network for segmentation. A
+            network that cannot be read is differentiated by autograd, and the layer must be named.
         relu: Whether negative values become 0, as in the paper.
+        output: Which of several outputs of the network: a key, a position, or a function of what
+            it returns, as in :func:`xaiutils.attribution.gradient`.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
@@ -47,18 +65,42 @@ def grad_cam(
         ValueError: As in :func:`xaiutils.attribution.gradient`, or if there is no such layer or it
             has no feature maps (its output is not (N, K, ...), with as many dimensions as ``x``).
     """
-    traced, x, positions = prepare(model, x, target, fold=False)  # every module's output is there
-    node = feature_layer(traced, layer)
+    try:  # unfolded: every module's output is there
+        traced, images, positions = prepare(model, x, target, fold=False, output=output)
+    except GraphError as refusal:
+        if layer is None:
+            raise
+        network = differentiated(model, x, output, refusal)
+        positions = positions_of(target, x, network.output_shape)
+        one_chunk = partial(_by_autograd, network, layer, relu)
+        return joined(in_chunks(one_chunk, internal_batch_size, precise(x), positions))
+    one_chunk = partial(_on_graph, traced, feature_layer(traced, layer), relu)
+    return joined(in_chunks(one_chunk, internal_batch_size, images, positions))
 
-    def one_chunk(x: Tensor, positions: Tensor | None) -> Tensor:
-        record = traced.record(x, keep=traced.gates | {node.index})
-        start = start_signal(positions, record.output)
-        slopes = traced.backward(record, start, until=node.index)
-        weights = slopes.flatten(2).mean(2).reshape(*slopes.shape[:2], *[1] * (slopes.ndim - 2))
-        cam = (weights * record.value(node.index)).sum(1, keepdim=True)
-        return enlarged(cam.relu() if relu else cam, x.shape[2:])
 
-    return joined(in_chunks(one_chunk, internal_batch_size, x, positions))
+def _on_graph(
+    traced: graph.Graph, node: graph.Node, relu: bool, x: Tensor, positions: Tensor | None
+) -> Tensor:
+    record = traced.record(x, keep=traced.gates | {node.index})
+    start = start_signal(positions, record.output)
+    slopes = traced.backward(record, start, until=node.index)
+    return _weighted_maps(record.value(node.index), slopes, relu, x)
+
+
+def _by_autograd(
+    network: Differentiated, layer: str, relu: bool, x: Tensor, positions: Tensor | None
+) -> Tensor:
+    maps, slopes = network.maps(layer, x, positions)
+    if maps.ndim != x.ndim or maps.ndim < 3:
+        raise _no_maps(layer, tuple(maps.shape[1:]))
+    return _weighted_maps(maps, slopes, relu, x)
+
+
+def _weighted_maps(maps: Tensor, slopes: Tensor, relu: bool, x: Tensor) -> Tensor:
+    """Return the sum of feature maps (N, K, ...), each times its mean slope, as large as ``x``."""
+    weights = slopes.flatten(2).mean(2).reshape(*slopes.shape[:2], *[1] * (slopes.ndim - 2))
+    cam = (weights * maps).sum(1, keepdim=True)
+    return enlarged(cam.relu() if relu else cam, x.shape[2:])
 
 
 def feature_layer(traced: graph.Graph, layer: str | None) -> graph.Node:
@@ -71,8 +113,26 @@ def feature_layer(traced: graph.Graph, layer: str | None) -> graph.Node:
         return _last_maps(traced)
     node = traced.find(layer)
     if not _has_maps(node, traced):
-        raise ValueError(f"the output of layer {layer!r} has no feature maps: {node.shape}")
+        raise _no_maps(layer, node.shape)
+    check_unfolded(node, layer)
     return node
+
+
+def check_unfolded(node: graph.Node, layer: str) -> None:
+    """Refuse a layer whose own output is not there, since a BatchNorm was folded into it.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if node.folded is not None and not f"{node.folded}.".startswith(f"{layer}."):
+        raise ValueError(
+            f"the output of {layer!r} is not in the graph, since {node.folded!r} was folded into "
+            f"it: name that, or trace the network with fold=False"
+        )
+
+
+def _no_maps(layer: str, shape: graph.Shape) -> ValueError:
+    return ValueError(f"the output of layer {layer!r} has no feature maps: {shape}")
 
 
 def _has_maps(node: graph.Node, traced: graph.Graph) -> bool:

@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from numbers import Integral
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from xaiutils import graph
 from xaiutils.graph.errors import UnpreprocessedWarning, warn
+from xaiutils.graph.outputs import Output
 
 T = TypeVar("T")
 
@@ -21,6 +22,9 @@ Norm = Literal["l2", "linf"]
 _ORDERS = {"l2": 2.0, "linf": float("inf")}
 
 Target = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
+
+Network = nn.Module | graph.Graph
+"""A network: a module, or what :func:`xaiutils.graph.trace` read of one, for many calls."""
 
 _BRIGHTEST = 20.0  # no usual normalisation gives as much; pixels of 0..255 do
 
@@ -161,20 +165,68 @@ def start_signal(positions: Tensor | None, output: Tensor) -> Tensor:
 
 
 def prepare(
-    model: nn.Module, x: Tensor, target: Target, fold: bool = True
+    model: Network, x: Tensor, target: Target, fold: bool = True, output: Output = None
 ) -> tuple[graph.Graph, Tensor, Tensor | None]:
-    """Trace the network and check every argument, before any work is done.
+    """Read the network and check every argument, before any work is done.
 
     Returns:
         The network, the images, and one position in the flattened output for each image, or None
         for the largest output. Network and images are in float32 at least: see :func:`precise`.
     """
-    traced = graph.trace(model, x, fold=fold)
-    positions = None
-    if target is not None:
-        positions = resolve_target(target, x.new_empty(1).expand(len(x), *traced.output_shape))
+    traced = read(model, x, fold, output)
+    positions = positions_of(target, x, traced.output_shape)
     check_scale(traced, x)
     return precise_graph(traced, x.dtype), precise(x), positions
+
+
+def read(model: Network, x: Tensor, fold: bool = True, output: Output = None) -> graph.Graph:
+    """Return the graph of a network; one that is a graph already is only checked against ``x``.
+
+    Raises:
+        TypeError: As :func:`xaiutils.graph.trace`.
+        ValueError: As :func:`xaiutils.graph.trace`, or if a graph does not fit ``x``, or is to
+            choose another output.
+    """
+    if not isinstance(model, graph.Graph):
+        _check_is_tensor(model, x)
+        return graph.trace(model, x, fold=fold, output=output)
+    if output is not None:
+        raise ValueError(
+            "a Graph has the one output that it was read for; choose it there: "
+            "graph.trace(model, x, output=...)"
+        )
+    _check_fits(model, x)
+    return model
+
+
+def _check_is_tensor(model: nn.Module, x: Any) -> None:
+    """Refuse several inputs: of those a graph is made, which takes them as one."""
+    if not isinstance(x, Tensor):
+        graph.check_model(model)
+        graph.check_input(model, x)
+
+
+def _check_fits(traced: graph.Graph, x: Tensor) -> None:
+    """Refuse inputs that a graph was not read for."""
+    graph.check_input(nn.Identity(), x)  # what holds for every network
+    if tuple(x.shape[1:]) != traced.input_shape:
+        wanted = ", ".join(map(str, traced.input_shape))
+        raise ValueError(
+            f"the graph is for inputs of shape (N, {wanted}), not {tuple(x.shape)}; "
+            "trace the network again for others"
+        )
+    weight = next((w for node in traced.nodes for w in _numbers(node.operation).values()), None)
+    if weight is not None and weight.dtype != x.dtype:
+        raise TypeError(f"x is {x.dtype} but the graph is {weight.dtype}; convert x")
+    if weight is not None and weight.device != x.device:
+        raise ValueError(f"x is on {x.device} but the graph on {weight.device}; move x")
+
+
+def positions_of(target: Target, x: Tensor, output_shape: Sequence[int]) -> Tensor | None:
+    """Return one position in the flattened output for each image; None for the largest output."""
+    if target is None:
+        return None
+    return resolve_target(target, x.new_empty(1).expand(len(x), *output_shape))
 
 
 def precise(x: Tensor) -> Tensor:
@@ -195,9 +247,36 @@ def precise_graph(traced: graph.Graph, dtype: torch.dtype) -> graph.Graph:
 
 
 def _precise_operation(operation: graph.Operation) -> graph.Operation:
+    return replace(operation, **{k: precise(v) for k, v in _numbers(operation).items()})
+
+
+def _numbers(operation: graph.Operation) -> dict[str, Tensor]:
+    """Return the floating-point tensors in an operation, by the name of their field."""
     values = {field.name: getattr(operation, field.name) for field in fields(operation)}
-    coarse = {k: v for k, v in values.items() if torch.is_tensor(v) and v.is_floating_point()}
-    return replace(operation, **{name: precise(value) for name, value in coarse.items()})
+    return {k: v for k, v in values.items() if torch.is_tensor(v) and v.is_floating_point()}
+
+
+def require_piecewise_linear(traced: graph.Graph, method: str) -> None:
+    """Refuse a network in which something else than a gate of straight pieces is not linear.
+
+    Raises:
+        UnsupportedOperation: If there is a smooth gate, or a product, a quotient, a normalisation
+            or a softmax of computed numbers. It names the first, and what to do.
+    """
+    smooth: Any = getattr(graph, "SmoothGate", ())
+    nonlinear: Any = getattr(graph, "Nonlinear", ())
+    for node in traced.nodes:
+        if isinstance(node.operation, smooth):
+            reason = "its slope changes everywhere, and the method asks which side of a bend it is"
+        elif isinstance(node.operation, nonlinear):
+            reason = "the output depends on several computed numbers at once, not on one gate"
+        else:
+            continue
+        raise graph.UnsupportedOperation(
+            f"{method} is defined for activations of straight pieces (ReLU, clamps, leaky ReLU, "
+            f"max pooling) and not for {node.operation.kind} in {node.name!r}: {reason}. Take "
+            "gradient, smoothgrad, integrated_gradients or lrp, or explain a network of ReLUs"
+        )
 
 
 def check_scale(traced: graph.Graph, x: Tensor) -> None:

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaiutils.attribution._common import (
+    Network,
     Norm,
     Target,
     check_choice,
@@ -24,10 +25,12 @@ from xaiutils.attribution._common import (
     in_chunks,
     pool_colours,
     prepare,
+    require_piecewise_linear,
 )
 from xaiutils.attribution._dmbp_masked import Masked
 from xaiutils.attribution._dmbp_objectives import Objective, Purity
 from xaiutils.graph import Graph, Shape
+from xaiutils.graph.outputs import Output
 
 Start = Literal["greedy", "ones"]
 STARTS = ("greedy", "ones")
@@ -86,7 +89,7 @@ class Disentangled:
 
 
 def dmbp(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     iterations: int = 20,
@@ -94,6 +97,7 @@ def dmbp(
     objective: Objective | None = None,
     start: Start = "greedy",
     learning_rate: float = 0.05,
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Disentangled:
     r"""Separate what speaks for the target output from what speaks against it.
@@ -110,9 +114,10 @@ def dmbp(
     Paths that no activation interrupts are masked nowhere and belong to both branches.
 
     Args:
-        model: As in :func:`xaiutils.attribution.gradient`. It needs an activation.
-        x: Inputs (N, C, H, W).
-        target: As in :func:`xaiutils.attribution.gradient`.
+        model: A network in evaluation mode with at least one activation, and all of straight
+            pieces: ReLU, clamps, leaky ReLU, max pooling. Or its :class:`~xaiutils.graph.Graph`.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
         iterations: Steps of the search. 0 returns the start: with ``"greedy"`` the masks that
             keep, from the output down, the filters whose signal times activation, summed over
             space, has the sign of the branch. That is the best there is for one hidden layer
@@ -124,6 +129,8 @@ def dmbp(
         learning_rate: How far a mask moves in the first step. It falls evenly to 0, so that a
             mask travels at most ``learning_rate * (iterations + 1) / 2``: with the defaults 0.525,
             hardly enough to change sides.
+        output: Which of several outputs of the network: a key, a position, or a function of what
+            it returns, as in :func:`xaiutils.attribution.gradient`.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
@@ -134,6 +141,8 @@ def dmbp(
         TypeError: As in :func:`xaiutils.attribution.gradient`, or if ``objective`` is none.
         ValueError: As in :func:`xaiutils.attribution.gradient`; if the network has no activation,
             an option is out of range, or the objective does not fit the inputs.
+        UnsupportedOperation: If the network cannot be read, or something in it is neither linear
+            nor a gate of straight pieces: then it is not linear at *x*.
     """
     if objective is not None and not isinstance(objective, Objective):
         raise TypeError(f"objective must be an Objective, not {type(objective).__name__}")
@@ -142,7 +151,8 @@ def dmbp(
     check_choice("start", start, STARTS)
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be positive, not {learning_rate}")
-    traced, x, positions = prepare(model, x, target)
+    traced, x, positions = prepare(model, x, target, output=output)
+    require_piecewise_linear(traced, "DMBP")
     if not traced.gates:
         raise ValueError("the network has no activation whose filters could be masked")
     chosen = default_objective(traced.input_shape) if objective is None else objective
@@ -153,24 +163,27 @@ def dmbp(
 
 
 def dmbp_heatmap(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     iterations: int = 20,
     *,
     norm: Norm | None = None,
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return what speaks for the target output, as one heatmap: see :func:`dmbp`.
 
     Args:
-        model: As in :func:`dmbp`.
-        x: Inputs (N, C, H, W).
-        target: As in :func:`xaiutils.attribution.gradient`.
-        iterations: As in :func:`dmbp`.
+        model: A network of ReLUs in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
+        iterations: Steps of the search for masks.
         norm: None for :math:`R^+ = J^+ \odot x`; ``"l2"`` or ``"linf"`` for the norm of
             :math:`J^+` over the colours, which does not ask where the inputs' zero lies.
-        internal_batch_size: As in :func:`dmbp`.
+        output: Which of several outputs of the network: a key, a position, or a function of what
+            it returns, as in :func:`xaiutils.attribution.gradient`.
+        internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output; with a norm (N, 1, H, W), not negative.
@@ -180,7 +193,9 @@ def dmbp_heatmap(
         ValueError: As in :func:`dmbp`, or if ``norm`` is unknown.
     """
     check_norm(norm)
-    found = dmbp(model, x, target, iterations, internal_batch_size=internal_batch_size)
+    found = dmbp(
+        model, x, target, iterations, output=output, internal_batch_size=internal_batch_size
+    )
     return found.positive if norm is None else pool_colours(found.positive_mapping, norm)
 
 

@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from xaiutils import graph
 from xaiutils.attribution._cam import enlarged, feature_layer
 from xaiutils.attribution._common import (
+    Network,
     check_choice,
     check_positive,
     check_scale,
     in_chunks,
     precise,
     precise_graph,
+    read,
 )
 
 Weighting = Literal["jacobian", "gram", "removal", "abs_latent", "uniform"]
@@ -80,7 +82,7 @@ class LatentMean(nn.Module):
 
 
 def grad_lam(
-    encoder: nn.Module,
+    encoder: Network,
     decoder: nn.Module | None,
     x: Tensor,
     layer: str | None = None,
@@ -114,10 +116,12 @@ def grad_lam(
 
     Args:
         encoder: A network in evaluation mode that maps (N, C, H, W) to codes (N, J) and is made of
-            what :func:`xaiutils.graph.trace` knows. For one that returns mean and variance see
+            what :func:`xaiutils.graph.trace` knows; or the :class:`~xaiutils.graph.Graph` of one,
+            read with ``fold=False``. For one that returns mean and variance see
             :class:`LatentMean`.
-        decoder: A differentiable network in evaluation mode that maps (N, J) to (N, ...). None is
-            enough for ``"abs_latent"`` and ``"uniform"``.
+        decoder: A differentiable network in evaluation mode that maps (N, J) to (N, ...): the
+            module, since autograd carries directions through it. None is enough for
+            ``"abs_latent"`` and ``"uniform"``.
         x: Inputs (N, C, H, W).
         layer: The path in ``encoder`` of the module whose output is :math:`A`, as in
             :func:`xaiutils.attribution.grad_cam`; None takes the last maps that are read.
@@ -172,8 +176,8 @@ def grad_lam(
 # ------------------------------------------------------------------------------------ the encoder
 
 
-def trace_encoder(encoder: nn.Module, x: Tensor) -> graph.Graph:
-    """Trace an encoder, and check that it gives codes (N, J) for images (N, C, H, W).
+def trace_encoder(encoder: Network, x: Tensor) -> graph.Graph:
+    """Read an encoder, and check that it gives codes (N, J) for images (N, C, H, W).
 
     The graph's numbers are in float32 at least, and so must be what it reads.
 
@@ -181,6 +185,20 @@ def trace_encoder(encoder: nn.Module, x: Tensor) -> graph.Graph:
         TypeError: As :func:`grad_lam`.
         ValueError: As :func:`grad_lam`.
     """
+    if not isinstance(encoder, graph.Graph):
+        _check_returns_one(encoder, x)
+    traced = read(encoder, x, fold=False)  # unfolded: every module's output is there
+    if len(traced.output_shape) != 1:
+        shape = ", ".join(("N", *map(str, traced.output_shape)))
+        raise ValueError(
+            f"the encoder's code must be (N, J), not of shape ({shape}); end the encoder "
+            "with nn.Flatten(), and begin the decoder with nn.Unflatten()"
+        )
+    check_scale(traced, x)
+    return precise_graph(traced, x.dtype)
+
+
+def _check_returns_one(encoder: nn.Module, x: Tensor) -> None:
     _check_module("encoder", encoder)
     graph.check_input(encoder, x)
     with torch.no_grad():
@@ -190,15 +208,6 @@ def trace_encoder(encoder: nn.Module, x: Tensor) -> graph.Graph:
             f"the encoder returns {len(code)} values; wrap it as attribution.LatentMean(encoder), "
             "which keeps the first"
         )
-    traced = graph.trace(encoder, x, fold=False)  # unfolded: every module's output is there
-    if len(traced.output_shape) != 1:
-        shape = ", ".join(("N", *map(str, traced.output_shape)))
-        raise ValueError(
-            f"the encoder's code must be (N, J), not of shape ({shape}); end the encoder "
-            "with nn.Flatten(), and begin the decoder with nn.Unflatten()"
-        )
-    check_scale(traced, x)
-    return precise_graph(traced, x.dtype)
 
 
 def latent_maps(
@@ -356,6 +365,8 @@ def _joined(parts: list[LatentMaps]) -> LatentMaps:
 
 
 def _check_module(name: str, module: nn.Module) -> None:
+    if isinstance(module, graph.Graph):
+        raise TypeError(f"the {name} must be the torch.nn.Module itself, not a Graph of it")
     try:
         graph.check_model(module)
     except (TypeError, ValueError) as error:

@@ -6,10 +6,12 @@ from functools import partial
 from typing import Literal, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaiutils import graph
+from xaiutils.attribution._autograd import Differentiated, prepare_slopes, slopes_of
 from xaiutils.attribution._common import (
+    Network,
     Norm,
     Target,
     check_norm,
@@ -18,57 +20,80 @@ from xaiutils.attribution._common import (
     joined,
     pool_colours,
     precise,
-    prepare,
     resolve_target,
-    signal_to_input,
 )
+from xaiutils.graph.outputs import Output
+
+_Runs = graph.Graph | Differentiated
 
 
 def gradient(
-    model: nn.Module, x: Tensor, target: Target = None, *, internal_batch_size: int | None = None
+    model: Network,
+    x: Tensor,
+    target: Target = None,
+    *,
+    output: Output = None,
+    internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the gradient of the target output with respect to the input.
 
     :math:`J = \partial f_t / \partial x`, computed on the traced graph: every linear operation
-    transposed, every ReLU open where it was open.
+    transposed, every ReLU open where it was open. A network that cannot be read is differentiated
+    by autograd, as by :func:`smoothgrad` and :func:`integrated_gradients` too.
 
     Args:
-        model: A classifier, or any network that :func:`xaiutils.graph.trace` accepts.
+        model: A classifier, or any network, in evaluation mode; or the
+            :class:`~xaiutils.graph.Graph` that :func:`xaiutils.graph.trace` has read of one, whose
+            weights are then not read again at every call. It takes inputs of the shape that it was
+            read for.
         x: Inputs (N, C, H, W), as the network takes them.
         target: The output to explain: an int, one for each image, or None for the largest one. For
             outputs of several dimensions a tuple of positions; of a network that returns one
             number for each image there is only output 0.
+        output: Which of several outputs of the network ``target`` is looked for in: the key in a
+            dict, the position in a tuple, or a function of all that the network returns. So any
+            number can be explained: with ``lambda y: y.softmax(1)`` a probability, with
+            ``lambda y: y["out"].mean((2, 3))`` the mean over places of a segmentation. None where
+            there is only one output, and for a Graph, which has chosen.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output per unit of the input. For a network in half precision
         (float16, bfloat16) it is computed and returned in float32, in which small numbers are not
-        lost, as by all methods.
+        lost, as by all methods; where autograd has to do it and the network does not run in
+        float32, it is computed in the network's own type.
 
     Raises:
-        TypeError: If ``x`` or ``target`` is of the wrong type.
-        ValueError: If the model is in training mode, cannot be traced, or an argument is out of
-            range.
+        TypeError: If the model, ``x``, ``target`` or ``output`` is of the wrong type.
+        ValueError: If the model is in training mode, does not run on ``x``, returns several outputs
+            of which none is chosen, or an argument is out of range; if its output cannot be
+            differentiated, or a Graph does not fit ``x``.
 
     Warns:
         UnpreprocessedWarning: If pictures go from 0 far beyond 1, as pixels of 0 to 255 do, and
             the network does not scale them itself. So do all methods.
     """
-    return _gradients(*prepare(model, x, target), internal_batch_size)
+    return _gradients(*prepare_slopes(model, x, target, output), internal_batch_size)
 
 
 def input_x_gradient(
-    model: nn.Module, x: Tensor, target: Target = None, *, internal_batch_size: int | None = None
+    model: Network,
+    x: Tensor,
+    target: Target = None,
+    *,
+    output: Output = None,
+    internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the input times the gradient, :math:`x \odot \partial f_t / \partial x`.
 
     For a network of ReLUs its sum is the target output less the part that comes from the biases.
 
     Args:
-        model: As in :func:`gradient`.
-        x: As in :func:`gradient`.
-        target: As in :func:`gradient`.
-        internal_batch_size: As in :func:`gradient`.
+        model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
+        output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
+        internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output.
@@ -77,16 +102,17 @@ def input_x_gradient(
         TypeError: As in :func:`gradient`.
         ValueError: As in :func:`gradient`.
     """
-    slopes = gradient(model, x, target, internal_batch_size=internal_batch_size)
+    slopes = gradient(model, x, target, output=output, internal_batch_size=internal_batch_size)
     return precise(x) * slopes
 
 
 def sensitivity(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     *,
     norm: Norm = "l2",
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return how strongly the target output reacts to each pixel (Samek et al. 2017, eq. 3).
@@ -95,11 +121,12 @@ def sensitivity(
     \{2, \infty\}` over the colours *c*. The sign is lost.
 
     Args:
-        model: As in :func:`gradient`.
-        x: As in :func:`gradient`.
-        target: As in :func:`gradient`.
+        model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
         norm: ``"l2"`` or ``"linf"``.
-        internal_batch_size: As in :func:`gradient`.
+        output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
+        internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, 1, H, W), not negative.
@@ -109,18 +136,19 @@ def sensitivity(
         ValueError: As in :func:`gradient`, or if ``norm`` is unknown.
     """
     check_norm(norm)
-    slopes = gradient(model, x, target, internal_batch_size=internal_batch_size)
+    slopes = gradient(model, x, target, output=output, internal_batch_size=internal_batch_size)
     return pool_colours(slopes, norm)
 
 
 def smoothgrad(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     *,
     samples: int = 25,
     noise_level: float = 0.15,
     seed: int = 0,
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the gradient averaged over noisy copies of the input (Smilkov et al. 2017, eq. 1).
@@ -131,13 +159,14 @@ def smoothgrad(
     the other images of the batch.
 
     Args:
-        model: As in :func:`gradient`.
-        x: As in :func:`gradient`.
-        target: As in :func:`gradient`.
+        model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
         samples: The number of noisy copies.
         noise_level: Standard deviation of the noise, as a share of ``x.max() - x.min()``.
         seed: Of the noise.
-        internal_batch_size: As in :func:`gradient`.
+        output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
+        internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output per unit of the input.
@@ -149,52 +178,55 @@ def smoothgrad(
     check_positive("samples", samples)
     if noise_level < 0:
         raise ValueError(f"noise_level must not be negative, but is {noise_level}")
-    traced, x, positions = prepare(model, x, target)
+    network, x, positions = prepare_slopes(model, x, target, output)
     spread = noise_level * (x.flatten(1).amax(1) - x.flatten(1).amin(1))
     spread = spread.reshape(-1, *[1] * (x.ndim - 1))
-    positions = _settled(traced, x, positions, internal_batch_size)
+    positions = _settled(network, x, positions, internal_batch_size)
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(x)
     for _ in range(samples):
         noise = torch.randn(x.shape[1:], generator=generator, dtype=x.dtype).to(x.device)
-        total += _gradients(traced, x + spread * noise, positions, internal_batch_size)
+        total += _gradients(network, x + spread * noise, positions, internal_batch_size)
     return total / samples
 
 
 @overload
 def integrated_gradients(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     *,
     baselines: Tensor | float = 0.0,
     n_steps: int = 50,
     return_convergence_delta: Literal[False] = False,
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Tensor: ...
 
 
 @overload
 def integrated_gradients(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     *,
     baselines: Tensor | float = 0.0,
     n_steps: int = 50,
     return_convergence_delta: Literal[True],
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
 def integrated_gradients(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     *,
     baselines: Tensor | float = 0.0,
     n_steps: int = 50,
     return_convergence_delta: bool = False,
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Return the gradient averaged along a straight path, times the path (Sundararajan 2017).
@@ -204,13 +236,14 @@ def integrated_gradients(
     :math:`f_t(x) - f_t(x')` up to the error of the quadrature, the completeness gap.
 
     Args:
-        model: As in :func:`gradient`.
-        x: As in :func:`gradient`.
-        target: As in :func:`gradient`.
+        model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
         baselines: The start :math:`x'` of the path: a number, or a tensor broadcastable to ``x``.
         n_steps: The number of points on the path.
         return_convergence_delta: Whether to return the completeness gap as well.
-        internal_batch_size: As in :func:`gradient`.
+        output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
+        internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output. With ``return_convergence_delta`` also the gap (N,):
@@ -222,17 +255,17 @@ def integrated_gradients(
             not fit.
     """
     check_positive("n_steps", n_steps)
-    traced, x, positions = prepare(model, x, target)
+    network, x, positions = prepare_slopes(model, x, target, output)
     start = _baseline(baselines, x)
-    positions = _settled(traced, x, positions, internal_batch_size)
+    positions = _settled(network, x, positions, internal_batch_size)
     path, total = x - start, torch.zeros_like(x)
     for place, weight in zip(*_gauss_legendre(n_steps), strict=True):
-        total += weight * _gradients(traced, start + place * path, positions, internal_batch_size)
+        total += weight * _gradients(network, start + place * path, positions, internal_batch_size)
     heatmaps = path * total
     if not return_convergence_delta:
         return heatmaps
-    rise = _outputs(traced, x, positions, internal_batch_size) - _outputs(
-        traced, start, positions, internal_batch_size
+    rise = _outputs(network, x, positions, internal_batch_size) - _outputs(
+        network, start, positions, internal_batch_size
     )
     return heatmaps, heatmaps.flatten(1).sum(1) - rise
 
@@ -260,25 +293,25 @@ def _gauss_legendre(points: int) -> tuple[list[float], list[float]]:
 
 
 def _settled(
-    traced: graph.Graph, x: Tensor, positions: Tensor | None, internal_batch_size: int | None
+    network: _Runs, x: Tensor, positions: Tensor | None, internal_batch_size: int | None
 ) -> Tensor:
     """Fix the target: None is settled on the image itself, once for all its variants."""
     if positions is not None:
         return positions
-    return joined(in_chunks(lambda x: resolve_target(None, traced(x)), internal_batch_size, x))
+    return joined(in_chunks(lambda x: resolve_target(None, network(x)), internal_batch_size, x))
 
 
 def _gradients(
-    traced: graph.Graph, x: Tensor, positions: Tensor | None, internal_batch_size: int | None
+    network: _Runs, x: Tensor, positions: Tensor | None, internal_batch_size: int | None
 ) -> Tensor:
-    one_chunk = partial(signal_to_input, traced)
+    one_chunk = partial(slopes_of, network)
     return joined(in_chunks(one_chunk, internal_batch_size, x, positions))
 
 
 def _outputs(
-    traced: graph.Graph, x: Tensor, positions: Tensor, internal_batch_size: int | None
+    network: _Runs, x: Tensor, positions: Tensor, internal_batch_size: int | None
 ) -> Tensor:
     def one_chunk(x: Tensor, positions: Tensor) -> Tensor:
-        return traced(x).reshape(len(x), -1).gather(1, positions[:, None])[:, 0]
+        return network(x).reshape(len(x), -1).gather(1, positions[:, None])[:, 0]
 
     return joined(in_chunks(one_chunk, internal_batch_size, x, positions))

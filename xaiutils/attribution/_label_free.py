@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaiutils.attribution import _modified
 from xaiutils.attribution._cam import enlarged, feature_layer
-from xaiutils.attribution._common import check_positive, in_chunks, joined, precise
+from xaiutils.attribution._common import Network, check_positive, in_chunks, joined, precise
 from xaiutils.attribution._grad_lam import grad_lam, trace_encoder
 
 
 def lafam(
-    encoder: nn.Module,
+    encoder: Network,
     x: Tensor,
     layer: str | None = None,
     *,
@@ -29,9 +29,11 @@ def lafam(
     image and enlarged to the input bilinearly. An image whose mean is the same everywhere gets 0.
 
     Args:
-        encoder: A network in evaluation mode, as in :func:`xaiutils.attribution.grad_lam`.
+        encoder: A network in evaluation mode that gives codes (N, J), or its
+            :class:`~xaiutils.graph.Graph`, as in :func:`xaiutils.attribution.grad_lam`.
         x: Inputs (N, C, H, W).
-        layer: As in :func:`xaiutils.attribution.grad_lam`.
+        layer: The path in ``encoder`` of the module whose output is read; None takes the last maps
+            that the code is computed from.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
@@ -54,7 +56,7 @@ def lafam(
 
 
 def relax(
-    encoder: nn.Module,
+    encoder: Network,
     x: Tensor,
     *,
     samples: int = 1000,
@@ -72,7 +74,8 @@ def relax(
     number of masks are our choices.
 
     Args:
-        encoder: A network in evaluation mode, as in :func:`xaiutils.attribution.grad_lam`.
+        encoder: A network in evaluation mode that gives codes (N, J), or its
+            :class:`~xaiutils.graph.Graph`, as in :func:`xaiutils.attribution.grad_lam`.
         x: Inputs (N, C, H, W). A masked pixel becomes 0.
         samples: *S*, how many masks.
         cells: Side of the grid.
@@ -120,7 +123,7 @@ def random_masks(
 
 
 def label_free_gradient(
-    encoder: nn.Module, x: Tensor, *, internal_batch_size: int | None = None
+    encoder: Network, x: Tensor, *, internal_batch_size: int | None = None
 ) -> Tensor:
     r"""Return the label-free saliency of a code (Crabbé and van der Schaar 2022).
 
@@ -130,7 +133,8 @@ def label_free_gradient(
     over the colours.
 
     Args:
-        encoder: A network in evaluation mode, as in :func:`xaiutils.attribution.grad_lam`.
+        encoder: A network in evaluation mode that gives codes (N, J), or its
+            :class:`~xaiutils.graph.Graph`, as in :func:`xaiutils.attribution.grad_lam`.
         x: Inputs (N, C, H, W).
         internal_batch_size: How many images at a time; bounds the memory.
 
@@ -151,7 +155,7 @@ def label_free_gradient(
 
 
 def exp_vae(
-    encoder: nn.Module, x: Tensor, layer: str | None = None, *, chunk_size: int = 32
+    encoder: Network, x: Tensor, layer: str | None = None, *, chunk_size: int = 32
 ) -> Tensor:
     r"""Return the attention of expVAE (Liu et al. 2020), as far as it is publicly described.
 
@@ -160,11 +164,13 @@ def exp_vae(
     from it, is our choice.
 
     Args:
-        encoder: A network in evaluation mode, as in :func:`xaiutils.attribution.grad_lam`; of a
+        encoder: A network in evaluation mode that gives codes (N, J), or its
+            :class:`~xaiutils.graph.Graph`, as in :func:`xaiutils.attribution.grad_lam`; of a
             variational autoencoder the mean.
         x: Inputs (N, C, H, W).
-        layer: As in :func:`xaiutils.attribution.grad_lam`.
-        chunk_size: As in :func:`xaiutils.attribution.grad_lam`.
+        layer: The path in ``encoder`` of the module whose output is read; None takes the last maps
+            that the code is computed from.
+        chunk_size: How many latents at a time; bounds the memory.
 
     Returns:
         (N, H, W), not negative. It is 0 everywhere for an image on which no map speaks for a
@@ -178,7 +184,7 @@ def exp_vae(
     return found.aggregate / found.latents.shape[1]
 
 
-def random_map(encoder: nn.Module, x: Tensor, *, seed: int = 0) -> Tensor:
+def random_map(encoder: Network, x: Tensor, *, seed: int = 0) -> Tensor:
     """Return standard normal noise: the baseline that every map must beat.
 
     Args:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xaiutils import graph
 from xaiutils.attribution._common import (
+    Network,
     Target,
     check_choice,
     in_chunks,
@@ -31,6 +32,7 @@ from xaiutils.attribution._rules import (
 )
 from xaiutils.graph import Gate, Graph, LinearOperation, Node, Operation, Record, Switch
 from xaiutils.graph.errors import warn
+from xaiutils.graph.outputs import Output
 
 Bias = Literal["absorb", "ignore", "redistribute"]
 
@@ -52,13 +54,14 @@ class RelevanceGapWarning(UserWarning):
 
 @overload
 def lrp(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     composite: str | Composite | Mapping[Key, Rule] = "epsilon_plus",
     *,
     bias: Bias = "absorb",
     start: Tensor | None = None,
+    output: Output = None,
     return_report: Literal[False] = False,
     internal_batch_size: int | None = None,
 ) -> Tensor: ...
@@ -66,26 +69,28 @@ def lrp(
 
 @overload
 def lrp(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     composite: str | Composite | Mapping[Key, Rule] = "epsilon_plus",
     *,
     bias: Bias = "absorb",
     start: Tensor | None = None,
+    output: Output = None,
     return_report: Literal[True],
     internal_batch_size: int | None = None,
 ) -> tuple[Tensor, RelevanceReport]: ...
 
 
 def lrp(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     composite: str | Composite | Mapping[Key, Rule] = "epsilon_plus",
     *,
     bias: Bias = "absorb",
     start: Tensor | None = None,
+    output: Output = None,
     return_report: bool = False,
     internal_batch_size: int | None = None,
 ) -> Tensor | tuple[Tensor, RelevanceReport]:
@@ -113,9 +118,10 @@ def lrp(
     a trained EfficientNet-Lite0 is then mostly noise, as chapter 14 measures.
 
     Args:
-        model: As in :func:`xaiutils.attribution.gradient`. It is only read.
-        x: Inputs (N, C, H, W).
-        target: As in :func:`xaiutils.attribution.gradient`.
+        model: A network in evaluation mode, which is only read; or the
+            :class:`~xaiutils.graph.Graph` of one, read once for many calls.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
         composite: A name in ``COMPOSITES``, a :class:`Composite`, or a mapping from layers to
             rules, where a layer is a path (``"features.0"``), a type (``nn.Conv2d``) or a position
             (0 is the first convolution or linear layer, -1 the last). The path or type of a
@@ -128,6 +134,8 @@ def lrp(
             whatever their values. Biases have no share under :class:`WSquare`, :class:`Flat`,
             :class:`ZBox`, :class:`Pass` and :class:`Zero`.
         start: The relevance to start with, of the output's shape, in place of the target output.
+        output: Which of several outputs of the network: a key, a position, or a function of what
+            it returns, as in :func:`xaiutils.attribution.gradient`.
         return_report: Whether to return the account as well.
         internal_batch_size: How many images at a time; bounds the memory.
 
@@ -136,10 +144,11 @@ def lrp(
         :class:`RelevanceReport`. Both are in float32 for a network in half precision.
 
     Raises:
-        TypeError: As in :func:`xaiutils.attribution.gradient`, or if the composite, a rule or the
-            start is none.
-        ValueError: As in :func:`xaiutils.attribution.gradient`; if the composite or ``bias`` is
-            unknown, or a rule fits no layer.
+        TypeError: If the model, ``x``, ``target``, the composite, a rule or the start is of the
+            wrong type.
+        ValueError: If the model is in training mode or cannot be read, an argument is out of
+            range, the composite or ``bias`` is unknown, or a rule fits no layer. A Graph knows no
+            types of modules: name layers by their path, position or type of operation there.
         FloatingPointError: If relevance overflows; the message names the layer.
 
     Warns:
@@ -150,9 +159,9 @@ def lrp(
     """
     check_choice("bias", bias, BIAS_TREATMENTS)
     chosen = as_composite(composite)
-    traced, x, positions = prepare(model, x, target)
+    traced, x, positions = prepare(model, x, target, output=output)
     start = _checked_start(start, x, traced)
-    plan = _Plan(traced, assign(chosen, traced, model), bias)
+    plan = _Plan(traced, assign(chosen, traced, _types_in(model, chosen)), bias)
 
     one_chunk = partial(_explain, plan, return_report)
     results = in_chunks(one_chunk, internal_batch_size, x, positions, start)
@@ -160,6 +169,19 @@ def lrp(
     if not return_report:
         return relevance
     return relevance, RelevanceReport.joined([report for _, report in results if report])
+
+
+def _types_in(model: Network, composite: Composite) -> nn.Module:
+    """Return the module whose parts' types an override may name; a graph has none of them."""
+    if not isinstance(model, Graph):
+        return model
+    for key, _ in composite.overrides:
+        if isinstance(key, type) and not issubclass(key, Operation):
+            raise ValueError(
+                f"a Graph does not know which of its layers a {key.__name__} is: name them by path,"
+                " position or type of operation, or hand over the module"
+            )
+    return nn.Identity()
 
 
 def _checked_start(start: Tensor | None, x: Tensor, traced: Graph) -> Tensor | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaiutils import graph
+from xaiutils.attribution._autograd import prepare_slopes
 from xaiutils.attribution._common import (
+    Network,
     Norm,
     Target,
     check_norm,
@@ -16,8 +18,10 @@ from xaiutils.attribution._common import (
     joined,
     pool_colours,
     prepare,
+    require_piecewise_linear,
     signal_to_input,
 )
+from xaiutils.graph.outputs import Output
 
 
 def _rectified(node: graph.Node, signal: Tensor, record: graph.Record) -> Tensor:
@@ -31,11 +35,12 @@ def _rectified_and_gated(node: graph.Node, signal: Tensor, record: graph.Record)
 
 
 def deconvnet(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     *,
     norm: Norm | None = None,
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the deconvolution heatmap (Zeiler and Fergus 2014, as used in Samek et al. 2017).
@@ -44,12 +49,19 @@ def deconvnet(
     positive part through, :math:`R \mapsto \max(R, 0)`, and does not ask whether it was itself
     open; max pooling sends it to the recorded winner. ReLU6 and leaky ReLU are treated like ReLU.
 
+    It is defined for such gates alone. A network with smooth ones (GELU, SiLU, sigmoid), products
+    or quotients of computed numbers, normalisation by them, or softmax is refused: hooks on
+    modules of type ReLU, as other packages set them, would leave those with their gradient, and
+    the map would be neither one nor the other.
+
     Args:
-        model: As in :func:`xaiutils.attribution.gradient`.
-        x: Inputs (N, C, H, W).
-        target: As in :func:`xaiutils.attribution.gradient`.
+        model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
         norm: ``"l2"`` or ``"linf"`` over the colours, which is how Samek et al. make one number
             of a pixel; None leaves the colours and their signs.
+        output: Which of several outputs of the network: a key, a position, or a function of what
+            it returns, as in :func:`xaiutils.attribution.gradient`.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
@@ -58,28 +70,35 @@ def deconvnet(
     Raises:
         TypeError: As in :func:`xaiutils.attribution.gradient`.
         ValueError: As in :func:`xaiutils.attribution.gradient`, or if ``norm`` is unknown.
+        UnsupportedOperation: If the network cannot be read, or something in it is neither linear
+            nor a gate of straight pieces; it names what, and where.
     """
-    return _modified(_rectified, model, x, target, norm, internal_batch_size)
+    check_norm(norm)
+    found = _modified("deconvolution", _rectified, model, x, target, output, internal_batch_size)
+    return found if norm is None else pool_colours(found, norm)
 
 
 def guided_backprop(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     *,
     norm: Norm | None = None,
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the guided-backpropagation heatmap (Springenberg et al. 2015).
 
     Like :func:`deconvnet`, but a ReLU passes only what is positive *and* met an open gate,
-    :math:`R \mapsto \max(R, 0)\,[z > 0]`.
+    :math:`R \mapsto \max(R, 0)\,[z > 0]`. It is defined for the same networks.
 
     Args:
-        model: As in :func:`xaiutils.attribution.gradient`.
-        x: Inputs (N, C, H, W).
-        target: As in :func:`xaiutils.attribution.gradient`.
-        norm: As in :func:`deconvnet`.
+        model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
+        x: Inputs (N, C, H, W), as the network takes them.
+        target: The output to explain: an int, one for each image, or None for the largest one.
+        norm: ``"l2"`` or ``"linf"`` over the colours; None leaves the colours and their signs.
+        output: Which of several outputs of the network: a key, a position, or a function of what
+            it returns, as in :func:`xaiutils.attribution.gradient`.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
@@ -88,31 +107,44 @@ def guided_backprop(
     Raises:
         TypeError: As in :func:`xaiutils.attribution.gradient`.
         ValueError: As in :func:`xaiutils.attribution.gradient`, or if ``norm`` is unknown.
+        UnsupportedOperation: If the network cannot be read, or something in it is neither linear
+            nor a gate of straight pieces; it names what, and where.
     """
-    return _modified(_rectified_and_gated, model, x, target, norm, internal_batch_size)
+    check_norm(norm)
+    found = _modified(
+        "guided backpropagation",
+        _rectified_and_gated,
+        model,
+        x,
+        target,
+        output,
+        internal_batch_size,
+    )
+    return found if norm is None else pool_colours(found, norm)
 
 
 def _modified(
+    method: str,
     gate: graph.GateRule,
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target,
-    norm: Norm | None,
+    output: Output,
     internal_batch_size: int | None,
 ) -> Tensor:
-    check_norm(norm)
-    traced, x, positions = prepare(model, x, target)
+    traced, x, positions = prepare(model, x, target, output=output)
+    require_piecewise_linear(traced, method)
     one_chunk = partial(signal_to_input, traced, gate=gate)
-    heatmap = joined(in_chunks(one_chunk, internal_batch_size, x, positions))
-    return heatmap if norm is None else pool_colours(heatmap, norm)
+    return joined(in_chunks(one_chunk, internal_batch_size, x, positions))
 
 
 def random(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     target: Target = None,
     *,
     seed: int = 0,
+    output: Output = None,
     internal_batch_size: int | None = None,
 ) -> Tensor:
     """Return standard normal noise: the baseline that every method must beat.
@@ -122,6 +154,7 @@ def random(
         x: Inputs (N, C, H, W).
         target: Checked, and otherwise unused.
         seed: Of the noise; image *n* of a batch gets the same noise whatever the batch size is.
+        output: Checked, and otherwise unused.
         internal_batch_size: Accepted as by the other methods; there is nothing to cut.
 
     Returns:
@@ -131,7 +164,7 @@ def random(
         TypeError: As in :func:`xaiutils.attribution.gradient`.
         ValueError: As in :func:`xaiutils.attribution.gradient`.
     """
-    _, x, _ = prepare(model, x, target)
+    _, x, _ = prepare_slopes(model, x, target, output)
     generator = torch.Generator().manual_seed(seed)
     images = [torch.randn(x.shape[1:], generator=generator, dtype=x.dtype) for _ in x]
     return torch.stack(images).to(x.device)
