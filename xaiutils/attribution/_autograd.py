@@ -6,8 +6,6 @@ differentiate. What runs is a copy that shares the parameters: the user's module
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from xaiutils.attribution._common import (
     positions_of,
     precise,
     prepare,
+    same_draws,
     signal_to_input,
     start_signal,
 )
@@ -38,6 +37,7 @@ class Differentiated:
         output_shape: The shape of the output, without the batch.
     """
 
+    @graph.undisturbed
     def __init__(self, model: nn.Module, x: Tensor, output: Output = None) -> None:
         """Copy the network and run it on the first image.
 
@@ -49,7 +49,7 @@ class Differentiated:
         self._output = output
         self._copy = _without_backward_hooks(model)
         self._type, self._tensors = precise(x).dtype, dict[str, Tensor]()
-        if self._type != x.dtype:
+        if self._type != x.dtype or any(p.is_inference() for p in model.parameters()):
             self._tensors = _precise_tensors(self._copy)
             try:
                 self(x[:1])
@@ -60,7 +60,7 @@ class Differentiated:
     @graph.undisturbed
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output for ``x`` (N, ...)."""
-        with _same_draws(x):
+        with same_draws(x):
             return precise(self._run(x))
 
     @graph.undisturbed
@@ -75,7 +75,7 @@ class Differentiated:
             ValueError: If autograd finds no way from the output to ``x``.
         """
         given = x.detach().clone()
-        with _same_draws(x), torch.enable_grad():
+        with same_draws(x), torch.enable_grad():
             given.requires_grad_()
             return precise(self._derivative(self._run(given), given, positions))
 
@@ -102,7 +102,7 @@ class Differentiated:
         given = x.detach().clone()
         handle = self._part(layer).register_forward_hook(keep)
         try:
-            with _same_draws(x), torch.enable_grad():
+            with same_draws(x), torch.enable_grad():
                 given.requires_grad_()  # or nothing but the parameters would lead to the layer
                 output = self._run(given)
                 if not found or not isinstance(found[-1], Tensor):
@@ -159,15 +159,10 @@ def _without_backward_hooks(model: nn.Module) -> nn.Module:
 
 
 def _precise_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers that autograd can use, in float32 at least."""
     named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: precise(t) for name, t in named if t.is_floating_point()}
-
-
-@contextmanager
-def _same_draws(x: Tensor) -> Iterator[None]:
-    """Leave the state of the random numbers as it was."""
-    with torch.random.fork_rng([x.device] if x.is_cuda else []):
-        yield
+    usable = [(name, t.clone() if t.is_inference() else t) for name, t in named]
+    return {name: precise(t) for name, t in usable if t.is_floating_point()}
 
 
 def prepare_slopes(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from numbers import Integral
 from typing import Any, Literal, TypeVar, cast
@@ -189,7 +190,8 @@ def read(model: Network, x: Tensor, fold: bool = True, output: Output = None) ->
     """
     if not isinstance(model, graph.Graph):
         _check_is_tensor(model, x)
-        return graph.trace(model, x, fold=fold, output=output)
+        with same_draws(x):
+            return graph.trace(model, x, fold=fold, output=output)
     if output is not None:
         raise ValueError(
             "a Graph has the one output that it was read for; choose it there: "
@@ -197,6 +199,13 @@ def read(model: Network, x: Tensor, fold: bool = True, output: Output = None) ->
         )
     _check_fits(model, x)
     return model
+
+
+@contextmanager
+def same_draws(x: Tensor) -> Iterator[None]:
+    """Leave the state of the random numbers as it was: a network that is run may draw some."""
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        yield
 
 
 def _check_is_tensor(model: nn.Module, x: Any) -> None:

@@ -1,0 +1,430 @@
+"""What every method takes: a module or a Graph, one of several outputs, and any network at all."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import prepared, small
+from torch import nn
+
+from xaiutils import attribution, graph
+from xaiutils.attribution import LABEL_FREE, METHODS, ZPlus
+
+FAST = {
+    "dmbp": {"iterations": 1},
+    "dmbp_l2": {"iterations": 1},
+    "smoothgrad": {"samples": 2},
+    "integrated_gradients": {"n_steps": 3},
+}
+GRADIENTS = ("gradient", "sensitivity", "input_x_gradient", "smoothgrad", "integrated_gradients")
+NEED_BENDS = ("deconvnet", "guided_backprop", "dmbp")
+
+
+def run(name, network, x, target, **options):
+    return METHODS[name](network, x, target, **FAST.get(name, {}), **options)
+
+
+def cosine(a, b):
+    return float(F.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0))
+
+
+# ------------------------------------------------------------------------- a graph for a module
+
+
+@pytest.mark.parametrize("network", ["residual", "bottleneck"])
+def test_a_graph_does_in_place_of_its_module(network):
+    network, x = small(network)
+    traced = graph.trace(network, x)
+    for name in METHODS:
+        expected = run(name, network, x, [1, 0, 2])
+        torch.testing.assert_close(run(name, traced, x, [1, 0, 2]), expected, msg=name)
+        torch.testing.assert_close(
+            run(name, traced, x[:1], None, internal_batch_size=1), run(name, network, x[:1], None)
+        )
+
+
+def test_a_graph_is_read_once(monkeypatch):
+    network, x = small("residual")
+    traced = graph.trace(network, x)
+    monkeypatch.setattr(graph, "trace", lambda *_, **__: pytest.fail("read again"))
+    for name in METHODS:
+        run(name, traced, x, 0)
+
+
+def test_inputs_that_a_graph_does_not_fit_are_refused_first():
+    network, x = small("residual")
+    traced = graph.trace(network, x)
+    wrong = (
+        (x[..., :8], ValueError, r"the graph is for inputs of shape \(N, 3, 9, 9\)"),
+        (x.float(), TypeError, "x is torch.float32 but the graph is torch.float64"),
+        (x.long(), TypeError, "must hold floating-point numbers"),
+        (x * torch.inf, ValueError, "NaN or infinite"),
+        ([x, x], TypeError, "must be a torch.Tensor, not list"),
+    )
+    for name in METHODS:
+        for bad, error, words in wrong:
+            with pytest.raises(error, match=words):
+                run(name, traced, bad, 0)
+        with pytest.raises(ValueError, match=r"choose it there: graph.trace\(model, x, output"):
+            run(name, traced, x, 0, output=0)
+        with pytest.raises(ValueError, match="from 0 to 3"):
+            run(name, traced, x, 4)
+
+
+def test_a_graph_notices_that_its_weights_have_changed():
+    network, x = small("residual")
+    traced = graph.trace(network, x)
+    with torch.no_grad():
+        network[-1].weight.mul_(2)
+    for name in METHODS:
+        if name != "random":
+            with pytest.raises(ValueError, match="weights were changed after it was traced"):
+                run(name, traced, x, 0)
+
+
+def test_a_graph_in_half_precision_is_explained_in_float32():
+    network, x = small("residual", dtype=torch.float16)
+    traced = graph.trace(network, x)
+    for name in METHODS:
+        found = run(name, traced, x, 0)
+        assert found.dtype == torch.float32, name
+        torch.testing.assert_close(found, run(name, network, x, 0), msg=name)
+
+
+def test_rules_for_a_graph_are_named_by_anything_but_types_of_modules():
+    network, x = small("residual")
+    traced = graph.trace(network, x)
+    for key in (0, "2.conv1", graph.Dense):
+        found = attribution.lrp(traced, x, 0, {key: ZPlus()})
+        assert torch.equal(found, attribution.lrp(network, x, 0, {key: ZPlus()}))
+    for key in (nn.Conv2d, nn.Module):
+        with pytest.raises(ValueError, match=f"does not know which of its layers a {key.__name__}"):
+            attribution.lrp(traced, x, 0, {key: ZPlus()})
+
+
+def test_a_layer_into_which_a_batch_norm_was_folded_has_no_output_in_the_graph():
+    network, x = small("bottleneck")
+    folded, plain = graph.trace(network, x), graph.trace(network, x, fold=False)
+    for layer in ("1", "2", "6", "7", "8"):
+        expected = attribution.grad_cam(network, x, 0, layer)
+        torch.testing.assert_close(attribution.grad_cam(plain, x, 0, layer), expected)
+        if layer in ("6",):
+            with pytest.raises(ValueError, match=r"'7' was folded into it: .* fold=False"):
+                attribution.grad_cam(folded, x, 0, layer)
+        else:
+            torch.testing.assert_close(attribution.grad_cam(folded, x, 0, layer), expected)
+
+
+def encoder():
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    return prepared(nn.Sequential(*layers, nn.Linear(256, 2))), torch.randn(2, 3, 8, 8).double()
+
+
+def test_maps_of_an_encoder_take_its_graph_and_the_decoder_itself():
+    network, x = encoder()
+    traced = graph.trace(network, x, fold=False)
+    for name, method in LABEL_FREE.items():
+        options = {"samples": 5} if name == "relax" else {}
+        torch.testing.assert_close(method(traced, x, **options), method(network, x, **options))
+    decoder = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 192)).double().eval()
+    found = attribution.grad_lam(traced, decoder, x)
+    torch.testing.assert_close(found.aggregate, attribution.grad_lam(network, decoder, x).aggregate)
+    relus = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 192)).double().eval()
+    with pytest.raises(TypeError, match=r"the decoder must be the torch\.nn\.Module itself, not a"):
+        attribution.grad_lam(traced, graph.trace(relus, x.new_zeros(1, 2)), x)
+
+
+# ------------------------------------------------------------------------- one of several outputs
+
+
+class TwoHeads(nn.Module):
+    """Returns a dict of class scores and of scores at each place."""
+
+    def __init__(self, wrapped=dict):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.maps = nn.Conv2d(6, 4, 1)
+        self.classes = nn.Linear(6, 5)
+        self.wrapped = wrapped
+
+    def forward(self, x):
+        x = self.body(x)
+        found = {"classes": self.classes(x.mean((2, 3))), "maps": self.maps(x)}
+        return found if self.wrapped is dict else self.wrapped(found.values())
+
+
+class Part(nn.Module):
+    """One output of a network, by a module of its own."""
+
+    def __init__(self, network, choice):
+        super().__init__()
+        self.network, self.choice = network, choice
+
+    def forward(self, x):
+        return self.choice(self.network(x))
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "output", "target", "choice"),
+    [
+        (dict, "classes", [4, 0], lambda y: y["classes"]),
+        (dict, "maps", (3, 1, 2), lambda y: y["maps"]),
+        (tuple, 0, 4, lambda y: y[0]),
+        (list, -1, (3, 1, 2), lambda y: y[1]),
+        (dict, lambda y: y["maps"].mean((2, 3)), 3, lambda y: y["maps"].mean((2, 3))),
+        (tuple, lambda y: y[1].mean((1, 2, 3)) - y[0][:, 2], None, None),
+    ],
+)
+def test_one_of_several_outputs_is_explained(wrapped, output, target, choice):
+    torch.manual_seed(0)
+    network, x = prepared(TwoHeads(wrapped)), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    alone = Part(network, choice or output).eval()
+    for name in METHODS:
+        found = run(name, network, x, target, output=output)
+        torch.testing.assert_close(found, run(name, alone, x, target), msg=name)
+
+
+def test_without_a_choice_among_several_outputs_all_methods_ask_for_one():
+    network, x = prepared(TwoHeads()), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    for name in METHODS:
+        with pytest.raises(graph.UnsupportedOperation, match=r"choose one.*output='classes'"):
+            run(name, network, x, 0)
+        with pytest.raises(graph.UnsupportedOperation, match="output='classes'"):
+            run(name, network, x, 0, output="clases")
+        with pytest.raises(TypeError, match="output must be a name"):
+            run(name, network, x, 0, output=1.5)
+
+
+def test_of_several_inputs_a_graph_is_made_that_takes_them_as_one():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(12, 6), nn.Linear(5, 6)
+            self.out = nn.Linear(6, 3)
+
+        def forward(self, image, numbers):
+            return self.out(F.relu(self.left(image.flatten(1)) + self.right(numbers)))
+
+    torch.manual_seed(0)
+    network = prepared(Pair())
+    inputs = (torch.randn(2, 3, 2, 2).double(), torch.randn(2, 5).double())
+    traced, packed = graph.trace(network, inputs), graph.pack(inputs)
+    shapes = [each.shape[1:] for each in inputs]
+    given = [each.clone().requires_grad_() for each in inputs]
+    slopes = torch.autograd.grad(network(*given)[:, 1].sum(), given)
+    found = graph.unpack(attribution.gradient(traced, packed, 1), shapes)
+    for part, expected in zip(found, slopes, strict=True):
+        torch.testing.assert_close(part, expected)
+    heatmap, report = attribution.lrp(traced, packed, 1, "epsilon", return_report=True)
+    assert float(report.relative_gap.max()) < 1e-12
+    assert [part.shape for part in graph.unpack(heatmap, shapes)] == [x.shape for x in inputs]
+
+
+# ---------------------------------------------------------------------- networks that are not read
+
+
+class CumulativeProduct(nn.Module):
+    """Something for which there is no rule."""
+
+    def forward(self, x):
+        return x.cumprod(1)
+
+
+def unread(dtype=torch.float64, *before):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), *before]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), CumulativeProduct()]
+    return prepared(nn.Sequential(*layers), dtype=dtype), torch.randn(2, 3, 6, 6).to(dtype)
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Let no network be read."""
+
+    def refuse(*_, **__):
+        raise graph.UnsupportedOperation("not read")
+
+    def switch():
+        monkeypatch.setattr(graph, "trace", refuse)
+
+    return switch
+
+
+@pytest.mark.parametrize("network", ["residual", "functional", "bottleneck", "sequence"])
+def test_autograd_gives_what_the_graph_gives(network, refused):
+    network, x = small(network)
+    layer = {"layer": "2"} if isinstance(network, nn.Sequential) else {"layer": "norm"}
+    names = [*GRADIENTS, "grad_cam"]
+    targets = (None, [1, 0, 2], 1)
+    options = {"grad_cam": layer}
+
+    def all_of_them():
+        return [
+            METHODS[name](network, x, target, **FAST.get(name, {}), **options.get(name, {}))
+            for name in names
+            for target in targets
+        ]
+
+    expected = all_of_them()
+    whole, gap = attribution.integrated_gradients(network, x, return_convergence_delta=True)
+    refused()
+    with pytest.raises(graph.UnsupportedOperation, match="not read"):
+        METHODS["lrp"](network, x, 0)
+    for found, wanted in zip(all_of_them(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        assert not found.requires_grad
+    again, second = attribution.integrated_gradients(
+        network, x, return_convergence_delta=True, internal_batch_size=2
+    )
+    torch.testing.assert_close((again, second), (whole, gap), rtol=1e-10, atol=1e-10)
+
+
+def test_a_network_without_a_rule_is_differentiated():
+    network, x = unread()
+    given = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(network(given)[:, 2].sum(), given)
+    found = attribution.gradient(network, x, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="target must be from 0 to 2"):
+        attribution.gradient(network, x, 3)
+    path, gap = attribution.integrated_gradients(
+        network, x, 2, n_steps=200, return_convergence_delta=True
+    )
+    rise = (network(x) - network(torch.zeros_like(x)))[:, 2].detach()
+    torch.testing.assert_close(path.sum((1, 2, 3)) - rise, gap)
+    assert bool((gap.abs() < 1e-3).all())
+    network[-1].register_forward_hook(lambda module, inputs, y: {"scores": y, "more": y[:, :1]})
+    torch.testing.assert_close(attribution.gradient(network, x, 2, output="scores"), found)
+    any_number = attribution.gradient(network, x, output=lambda y: y["scores"].logsumexp(1))
+    assert any_number.shape == x.shape
+
+
+def test_grad_cam_of_a_network_without_a_rule_needs_the_name_of_a_layer():
+    network, x = unread()
+    for layer in ("0", "1", "2"):  # the ReLU works in place: the layer before keeps its own value
+        inner = network[: int(layer) + 1](x).detach().requires_grad_()
+        rest = network[int(layer) + 1 :]
+        slopes = torch.autograd.grad(rest(inner.clone())[:, 1].sum(), inner)[0]
+        kept = network[: int(layer) + 1](x)
+        cam = (slopes.mean((2, 3), keepdim=True) * kept).sum(1, keepdim=True).relu().detach()
+        torch.testing.assert_close(attribution.grad_cam(network, x, 1, layer), cam)
+    with pytest.raises(graph.UnsupportedOperation, match="cumprod"):
+        attribution.grad_cam(network, x, 1)
+    with pytest.raises(ValueError, match=r"no layer 'body' .* its modules are: 0, 1"):
+        attribution.grad_cam(network, x, 1, "body")
+    with pytest.raises(ValueError, match="layer '5' has no feature maps"):
+        attribution.grad_cam(network, x, 1, "5")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autograd_in_half_precision_computes_in_float32_where_it_can(dtype):
+    network, x = unread(dtype)
+    exact = copy.deepcopy(network).float()
+    found = attribution.gradient(network, x, 1)
+    torch.testing.assert_close(found, attribution.gradient(exact, x.float(), 1))
+    assert all(t.dtype == dtype for t in network.state_dict().values() if t.is_floating_point())
+
+    class Half(nn.Module):
+        def forward(self, y):
+            return F.linear(y.movedim(1, -1), torch.ones(4, 4, dtype=dtype)).movedim(-1, 1)
+
+    fixed, x = unread(dtype, Half())  # it runs in its own type alone
+    found = attribution.gradient(fixed, x, 1)
+    assert found.dtype == torch.float32
+    given = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(fixed(given)[:, 1].sum(), given)
+    assert cosine(found, expected) > 0.99
+
+
+def test_autograd_leaves_the_network_and_the_random_numbers_alone():
+    calls = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            self.seen = x
+            return x.cumprod(1) + 0 * torch.rand_like(x)
+
+    network, x = unread()
+    network[-1] = Counting().eval()
+    network[0].register_forward_hook(lambda *_: None)
+    network[0].register_full_backward_hook(lambda *_: calls.append("backward"))
+    network[0].weight.register_hook(lambda _: calls.append("weight"))
+    network[3].weight = None
+    network[1].bias.requires_grad_(False)
+    network[0].bias.grad = torch.ones_like(network[0].bias)
+    x.requires_grad_()
+    before = copy.deepcopy(network.state_dict())
+    flags = [p.requires_grad for p in network.parameters()]
+    hooks = [dict(part._forward_hooks) for part in network.modules()]
+    state = torch.get_rng_state()
+    for name in GRADIENTS:
+        assert not run(name, network, x, 1).requires_grad
+    attribution.grad_cam(network, x, 1, "2")
+    assert torch.equal(state, torch.get_rng_state())
+    assert not hasattr(network[-1], "seen")
+    assert not calls
+    assert x.grad is None
+    assert [p.requires_grad for p in network.parameters()] == flags
+    assert [dict(part._forward_hooks) for part in network.modules()] == hooks
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert torch.equal(network[0].bias.grad, torch.ones_like(network[0].bias))
+    assert all(p.grad is None for p in network.parameters() if p is not network[0].bias)
+
+
+def test_autograd_works_in_inference_mode_and_on_weights_that_were_made_in_it():
+    network, x = unread()
+    expected = attribution.gradient(network, x, 1)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(attribution.gradient(network, x.clone(), 1), expected)
+        network, x = unread()
+    torch.testing.assert_close(attribution.gradient(network, x, 1), expected)
+
+
+def test_what_not_even_autograd_can_follow_is_refused_with_the_reason():
+    class Cut(nn.Module):
+        def forward(self, x):
+            return x.detach().cumprod(1)
+
+    network, x = unread()
+    network[-1] = Cut().eval()
+    with pytest.raises(ValueError, match="does not depend on x in a way that can be diff"):
+        attribution.gradient(network, x, 0)
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("does not run")
+
+    network[-1] = Broken().eval()
+    with pytest.raises(graph.TraceError, match="does not run"):
+        attribution.gradient(network, x, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::DeprecationWarning")
+def test_what_torch_jit_has_made_is_differentiated():
+    network, x = small("bottleneck")
+    scripted = torch.jit.trace(network, x)
+    torch.testing.assert_close(
+        attribution.gradient(scripted, x, 1), attribution.gradient(network, x, 1)
+    )
+
+
+# --------------------------------------------------------------------- gates of straight pieces
+
+
+def test_methods_for_straight_pieces_refuse_smooth_gates_and_products(monkeypatch):
+    network, x = small("functional")
+    (node,) = (n for n in graph.trace(network, x).nodes if isinstance(n.operation, graph.LeakyReLU))
+    for kind, words in (
+        ("SmoothGate", "its slope changes everywhere"),
+        ("Nonlinear", "several computed numbers at once"),
+    ):
+        monkeypatch.setattr(graph, kind, graph.LeakyReLU, raising=False)
+        for name in NEED_BENDS:
+            with pytest.raises(graph.UnsupportedOperation, match=words) as caught:
+                run(name, network, x, 0)
+            assert f"not for {node.operation.kind} in {node.name!r}" in str(caught.value)
+            assert "Take gradient" in str(caught.value)
+            run("gradient", network, x, 0)
+        monkeypatch.undo()
