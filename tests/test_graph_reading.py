@@ -1,5 +1,8 @@
 """Reading a network: the output that is meant, other image sizes, what is kept in memory."""
 
+import gc
+import threading
+import weakref
 from collections import namedtuple
 from dataclasses import dataclass
 
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 
 from xaiutils import graph
 from xaiutils.graph import reading
+from xaiutils.graph.weights import state_of
 
 Pair = namedtuple("Pair", ["mean", "spread"])
 
@@ -227,3 +231,132 @@ def test_several_inputs_that_do_not_fit():
         graph.trace(network, "image", output="logits")
     with pytest.raises(ValueError, match=r"\(N, 95\).*not \(2, 90\)"):
         graph.unpack(image.flatten(1), [(3, 6, 5), (5,)])
+
+
+# ------------------------------------------------------------------------- binding only when needed
+
+
+def changes():
+    """Every way of changing weights, PyTorch counting it or not, that leaves the shapes."""
+    turned = torch.tensor([1, 0, 2, 3])
+    return {
+        "data, one number by a little": lambda n: n.conv.weight.data[2, 1, 1, 1].mul_(1 + 1e-12),
+        "data, filters exchanged": lambda n: n.conv.weight.data.copy_(n.conv.weight.data[turned]),
+        "data of a buffer": lambda n: n.norm.running_mean.data.add_(1),
+        "another data": lambda n: setattr(n.fc.weight, "data", n.fc.weight.data * 2),
+        "another parameter": lambda n: setattr(n.fc, "weight", nn.Parameter(n.fc.weight * 3)),
+        "in place": lambda n: n.fc.bias.mul_(2),
+        "exchanged": lambda n: n.exchange(),
+        "an option": lambda n: setattr(n.norm, "eps", 0.5),
+        "memory format": lambda n: n.to(memory_format=torch.channels_last),
+        "loaded": lambda n: n.load_state_dict({k: v * 0.9 for k, v in n.state_dict().items()}),
+    }
+
+
+class Plain(nn.Module):
+    """A convolution with its BatchNorm, and two layers of one shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.fc, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def exchange(self):
+        self.fc.weight, self.other.weight = self.other.weight, self.fc.weight
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+        return self.other(torch.relu(self.fc(x)))
+
+
+def plain():
+    torch.manual_seed(0)
+    return Plain().double().eval(), torch.randn(2, 3, 6, 5).double()
+
+
+@pytest.mark.parametrize("name", changes())
+def test_a_graph_is_bound_anew_when_and_only_when_weights_changed(name):
+    network, x = plain()
+    first = graph.trace(network, x)
+    assert graph.trace(network, x) is first
+    with torch.no_grad():
+        changes()[name](network)
+    second = graph.trace(network, x)
+    assert second is not first
+    torch.testing.assert_close(second(x), network(x).detach(), rtol=1e-13, atol=1e-13)
+    assert graph.trace(network, x) is second
+
+
+def test_a_kept_graph_is_freed_with_its_network():
+    network, x = plain()
+    kept = graph.trace(network, x)
+    references = [weakref.ref(network), weakref.ref(kept)]
+    del network
+    gc.collect()
+    assert references[0]() is None  # though the graph is still held here
+    kept(x)
+    del kept
+    gc.collect()
+    assert references[1]() is None
+
+
+def test_threads_share_a_graph_while_another_changes_the_weights():
+    network, x = plain()
+    outputs = set()
+    with torch.no_grad():
+        for factor in (1.0, 2.0):
+            network.fc.weight.data.mul_(factor)
+            outputs.add(float(network(x).sum()))
+    done, errors = threading.Event(), []
+
+    def read():
+        while not done.is_set():
+            try:
+                found = float(graph.trace(network, x)(x).sum())
+                assert any(abs(found - value) < 1e-9 for value in outputs)
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(40):
+        network.fc.weight.data.mul_(0.5 if number % 2 == 0 else 2.0)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    torch.testing.assert_close(graph.trace(network, x)(x), network(x).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 7, 40_000, 70_001])
+def test_every_number_counts(dtype, size):
+    numbers = torch.randn(size + 1, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for tensor in (numbers[:size], numbers[1:], numbers.view(1, -1)[:, :size].t()):
+        before = state_of([tensor])
+        assert state_of([tensor]) == before
+        for place in {0, size // 2, size - 1}:
+            kept = tensor.flatten()[place].clone()
+            tensor.data.view(-1)[place] = kept * 1.02
+            assert state_of([tensor]) != before
+            tensor.data.view(-1)[place] = kept
+        assert state_of([tensor]) == before
+
+
+def test_many_kinds_of_tensors_have_a_state():
+    tensors = [
+        torch.randn(3, 4, 5, 5).to(memory_format=torch.channels_last),
+        torch.randn(4, 6)[:, ::2],
+        torch.randn(40_000, dtype=torch.complex64),
+        torch.tensor(3),
+        torch.tensor([True, False]),
+        torch.empty(0),
+        torch.randn(3).expand(2, 3),
+        torch.randn(3, 3).to_sparse(),
+        torch.empty(3, device="meta"),
+    ]
+    assert state_of(tensors) == state_of(tensors)
+    before = state_of(tensors)
+    tensors[1].data[2, 1] += 1
+    assert state_of(tensors) != before

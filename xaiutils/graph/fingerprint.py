@@ -20,7 +20,7 @@ _OWN = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", *HOOKS}  # nam
 _DEPTH = 4  # of containers within containers
 
 
-class _Identity:
+class Identity:
     """Equal for the same object only, which it does not keep alive."""
 
     __slots__ = ("_hash", "_object")
@@ -33,7 +33,7 @@ class _Identity:
             self._object = lambda: None
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Identity) or self._hash != other._hash:
+        if not isinstance(other, Identity) or self._hash != other._hash:
             return False
         return self._object() is other._object()
 
@@ -53,7 +53,7 @@ def fingerprint(model: nn.Module) -> Mark:
     mark: Mark = {}
     for path, module in model.named_modules(remove_duplicate=False):
         kind = type(module)
-        mark[path, ""] = (kind, _Identity(getattr(kind, "forward", None)))
+        mark[path, ""] = (kind, Identity(getattr(kind, "forward", None)))
         for name, value in vars(module).items():
             if name in _OWN:
                 continue
@@ -68,6 +68,12 @@ def fingerprint(model: nn.Module) -> Mark:
     return mark
 
 
+def differences(before: Mark, after: Mark) -> frozenset[tuple[str, str]]:
+    """Return the attributes that differ; hooks are watched in another way."""
+    keys = {key for key in {**before, **after} if key[1] not in HOOKS}
+    return frozenset(key for key in keys if before.get(key) != after.get(key))
+
+
 def _place(tensor: Tensor | None, seen: dict[int, int]) -> Hashable:
     """Say which of the network's tensors it is: the same number for one that is used twice."""
     return None if tensor is None else (seen.setdefault(id(tensor), len(seen)), tensor.shape)
@@ -78,25 +84,25 @@ def _mark(value: Any, depth: int) -> Hashable:
     if kind in _SCALARS:
         return (kind, value)
     if isinstance(value, Tensor):
-        return (_Identity(value), 0 if value.is_inference() else value._version)
+        return (Identity(value), 0 if value.is_inference() else value._version)
     if depth == 0 or isinstance(value, (type, nn.Module)):
-        return _Identity(value)
+        return Identity(value)
     if isinstance(value, (list, tuple)):
         return (kind, tuple(_mark(entry, depth - 1) for entry in value))
     if isinstance(value, dict):
         entries = value.items()
         return (kind, tuple((_mark(k, 0), _mark(v, depth - 1)) for k, v in entries))
     if isinstance(value, MethodType):
-        return (_Identity(value.__func__), _Identity(value.__self__))
+        return (Identity(value.__func__), Identity(value.__self__))
     if kind is partial:
         return tuple(_mark(part, depth - 1) for part in (value.func, value.args, value.keywords))
     if isinstance(value, FunctionType) and value.__closure__:
-        return (_Identity(value), tuple(_content(cell, depth - 1) for cell in value.__closure__))
+        return (Identity(value), tuple(_content(cell, depth - 1) for cell in value.__closure__))
     if isinstance(value, torch.Size | torch.dtype | torch.device):
         return value
     if isinstance(value, SimpleNamespace) or kind.__new__ is object.__new__:
-        return (_Identity(value), _mark(getattr(value, "__dict__", None), 1))
-    return _Identity(value)
+        return (Identity(value), _mark(getattr(value, "__dict__", None), 1))
+    return Identity(value)
 
 
 def mark_of_function(function: Any) -> Hashable:

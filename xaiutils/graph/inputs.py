@@ -44,7 +44,7 @@ def unpack(packed: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...
             f"packed must be of shape (N, {sum(sizes)}) for inputs of these shapes, not "
             f"{tuple(packed.shape)}"
         )
-    parts = packed.split(sizes, 1)
+    parts = torch.split(packed, sizes, 1)
     return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
 
 
@@ -57,7 +57,7 @@ def take_packed(copy: nn.Module, shapes: Sequence[Sequence[int]]) -> None:
     copy.register_forward_pre_hook(split, prepend=True)
     if not takes_any_number(copy):
         forward = copy.forward
-        copy.forward = lambda *inputs: forward(*inputs)  # type: ignore[method-assign]
+        copy.forward = lambda *inputs: forward(*inputs)
 
 
 def takes_any_number(module: Any) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from xaiutils.graph.binding import bound_graph
-from xaiutils.graph.copying import HOOKS, twin
+from xaiutils.graph.comparing import agree, difference, two
+from xaiutils.graph.copying import twin
 from xaiutils.graph.errors import (
     GraphError,
     TraceError,
@@ -21,18 +20,15 @@ from xaiutils.graph.errors import (
     check_model,
     check_numbers,
 )
-from xaiutils.graph.fingerprint import Mark, fingerprint, fully_seen, mark_of_function
+from xaiutils.graph.fingerprint import differences, fingerprint, fully_seen, mark_of_function
 from xaiutils.graph.inputs import Inputs, pack, take_packed
+from xaiutils.graph.memory import Bound, Memory
 from xaiutils.graph.operations import Shape
 from xaiutils.graph.outputs import Output, check_output, outputs_of
 from xaiutils.graph.running import Graph, undisturbed
 from xaiutils.graph.structure import Structure
 from xaiutils.graph.tracing import GLOBAL_HOOKS, exported, hooked, untraceable
 from xaiutils.graph.translating import translated
-
-# How far a graph's output may be from the network's, relative to the largest number in it.
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
-_REMEMBERED = 8  # structures for each network: so many image sizes, types and choices of an output
 
 
 def trace(model: nn.Module, example: Inputs, fold: bool = True, output: Output = None) -> Graph:
@@ -81,12 +77,12 @@ def trace(model: nn.Module, example: Inputs, fold: bool = True, output: Output =
     else:
         x, shapes = _packed(model, example)
     model = _inner(model)
-    return bound_graph(_structure(model, x, _Task(fold, output, shapes)), model)
+    return _bound(model, _structure(model, x, _Task(fold, output, shapes)))
 
 
-def _packed(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[Shape, ...]]:
+def _packed(model: nn.Module, inputs: Any) -> tuple[Tensor, tuple[Shape, ...]]:
     if not isinstance(inputs, (tuple, list)):
-        check_input(model, inputs)
+        check_input(model, inputs)  # which says what is wrong with it
     for each in inputs:
         check_numbers(model, each)
     return pack(inputs), tuple(tuple(each.shape[1:]) for each in inputs)
@@ -132,26 +128,7 @@ class _Task:
         return copy
 
 
-@dataclass(eq=False)
-class _Memory:
-    """What was traced of a network, and the fingerprint that it had then.
-
-    Attributes:
-        mark: The fingerprint, without what ``forward`` itself changes.
-        written: The attributes that ``forward`` itself changes, by module and name.
-        structures: What was traced, by what it is good for; the most recently used one is last.
-    """
-
-    mark: Mark
-    written: frozenset[tuple[str, str]] = frozenset()
-    structures: dict[Any, Structure] = field(default_factory=dict)
-
-    def holds_for(self, mark: Mark) -> bool:
-        """Whether a network with this fingerprint is still the one that was traced."""
-        return _without(mark, self.written) == self.mark
-
-
-_memories: WeakKeyDictionary[nn.Module, _Memory] = WeakKeyDictionary()
+_memories: WeakKeyDictionary[nn.Module, Memory] = WeakKeyDictionary()
 _lock = threading.RLock()  # torch.export changes what all threads share
 
 
@@ -170,13 +147,21 @@ def _structure(model: nn.Module, x: Tensor, task: _Task) -> Structure:
 
 def _remembered(model: nn.Module, key: Any) -> Structure | None:
     memory = _memories.get(model)
-    if memory is None or key not in memory.structures or not memory.holds_for(fingerprint(model)):
+    if memory is None or not memory.holds_for(fingerprint(model)):
         return None
-    with _lock:
-        structure: Structure | None = memory.structures.pop(key, None)
-        if structure is not None:
-            memory.structures[key] = structure  # as the last
-    return structure
+    return memory.recall(key)
+
+
+def _bound(model: nn.Module, structure: Structure) -> Graph:
+    """Return the graph with the weights that the network has now, bound anew if they changed."""
+    memory = _memories.get(model)
+    kept = memory.bound if memory else None
+    if kept is not None and kept.structure is structure and kept.holds_for(model):
+        return kept.graph
+    new = Bound.now(structure, model)
+    if memory is not None:
+        memory.bound = new
+    return new.graph
 
 
 def _doubtful(model: nn.Module, task: _Task) -> bool:
@@ -187,22 +172,12 @@ def _doubtful(model: nn.Module, task: _Task) -> bool:
     return any("forward" in vars(part) or hooked(part) for part in model.modules())
 
 
-def _differences(before: Mark, after: Mark) -> frozenset[tuple[str, str]]:
-    """Return the attributes that differ; hooks are watched in another way."""
-    keys = {key for key in {**before, **after} if key[1] not in HOOKS}
-    return frozenset(key for key in keys if before.get(key) != after.get(key))
-
-
-def _without(mark: Mark, written: frozenset[tuple[str, str]]) -> Mark:
-    return {key: value for key, value in mark.items() if key not in written} if written else mark
-
-
 @undisturbed
 def _still_true(model: nn.Module, structure: Structure, x: Tensor, task: _Task) -> bool:
-    images = _two(x)
+    images = two(x)
     try:
         expected = outputs_of(task.twin(model), images, task.output)
-        return _agree(bound_graph(structure, model)(images), expected)
+        return agree(_bound(model, structure)(images), expected)
     except Exception:  # tracing it anew says what is wrong
         return False
 
@@ -215,26 +190,20 @@ def _traced(model: nn.Module, key: Any, x: Tensor, task: _Task) -> Structure:
             f"{type(model).__name__} was made by torch.jit, which hides what it computes; hand over"
             " the Python module that it was made from"
         )
-    images = _two(x)
+    images = two(x)
     mark = fingerprint(model)
     program = exported(task.twin(model), images, task.output)
     structure = translated(model, program, x, task.fold)
     expected, written = _own_output(model, images, task)
-    if not _agree(bound_graph(structure, model)(images), expected):
+    bound = Bound.now(structure, model)
+    if not agree(bound.graph(images), expected):
         plain = bound_graph(translated(model, program, x, fold=False), model)
-        raise TraceError(_difference(task.twin(model), plain, images))
+        raise TraceError(difference(task.twin(model), plain, images))
     memory = _memories.get(model)
     if memory is None or not memory.holds_for(mark):
-        memory = _memories[model] = _Memory(mark)
-    memory.written |= written
-    memory.mark = _without(mark, memory.written)
-    memory.structures[key] = structure
-    while len(memory.structures) > _REMEMBERED:
-        memory.structures.pop(next(iter(memory.structures)))
+        memory = _memories[model] = Memory(mark)
+    memory.keep(key, bound, written)
     return structure
-
-
-# --------------------------------------------------------------------------------- comparing
 
 
 def _own_output(
@@ -252,63 +221,4 @@ def _own_output(
     if not bool(torch.isfinite(output).all()):
         name = type(model).__name__
         raise TraceError(f"{name}'s output is not finite, NaN or infinity, for this input")
-    return output, _differences(before, fingerprint(copy))
-
-
-def _two(x: Tensor) -> Tensor:
-    """Return two of the inputs, as what works for one image only must not be taken for right."""
-    return torch.cat([x[:2], x[:1]])[:2].detach()
-
-
-def _agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether two outputs are the same but for rounding."""
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return False
-    tolerance = _TOLERANCE.get(expected.dtype, 1e-3)
-    if expected.is_cuda:  # where TF32 rounds the factors of products, differently when folded
-        tolerance = max(tolerance, 0.02 if expected.dtype != torch.float64 else 0)
-    difference, largest = (found - expected).abs().max(), expected.abs().max()
-    return bool(difference <= tolerance * largest)
-
-
-def _difference(copy: nn.Module, plain: Graph, x: Tensor) -> str:
-    """Say where a graph, without folding, first computes something else than the network."""
-    name = type(copy).__name__
-    record = plain.record(x)
-    place = "the outputs of its modules agree: look at what its forward or a hook does with them"
-    for path, index, expected in _outputs_of_modules(copy, plain, x):
-        found = record.value(index)
-        if found.shape == expected.shape and not _agree(found, expected):
-            place = f"the output of {path!r} is the first that differs"
-            break
-    return (
-        f"what was traced of {name} does not compute what {name} does, and is not used: {place}. "
-        "Does it draw at random, or is something patched or hooked that depends on the input?"
-    )
-
-
-def _outputs_of_modules(
-    copy: nn.Module, plain: Graph, x: Tensor
-) -> Iterator[tuple[str, int, Tensor]]:
-    """Give the path, the node and the output of each module, in the order in which they end."""
-    outputs: list[tuple[str, Tensor]] = []
-
-    def keep(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                outputs.append((path, output.clone()))  # it may be changed in place later
-
-        return hook
-
-    for path, part in copy.named_modules():
-        part.register_forward_hook(keep(path))
-    copy(x.clone())
-    uses = Counter(path for path, _ in outputs)
-    met: Counter[str] = Counter()
-    for path, output in outputs:
-        met[path] += 1
-        nodes = [node.index for node in plain.nodes if node.module == path]
-        if len(nodes) == uses[path]:  # one node for each use
-            yield path, nodes[met[path] - 1], output
-        elif nodes and met[path] == uses[path]:
-            yield path, plain.find(path).index, output
+    return output, differences(before, fingerprint(copy))
