@@ -50,6 +50,14 @@ from xaiutils.attribution._lrp import (
     lrp,
 )
 from xaiutils.attribution._modified import deconvnet, guided_backprop, random
+from xaiutils.attribution._nonlinear_rules import (
+    Half,
+    Held,
+    NonlinearRule,
+    NonlinearStep,
+    SignalTakesAll,
+    Taylor,
+)
 from xaiutils.attribution._report import LayerRelevance, RelevanceReport
 from xaiutils.attribution._rules import (
     AlphaBeta,
@@ -58,6 +66,7 @@ from xaiutils.attribution._rules import (
     Gamma,
     Outcome,
     Pass,
+    Ratio,
     Rule,
     Step,
     WSquare,
@@ -81,7 +90,10 @@ METHODS: dict[str, Callable[..., Any]] = Named(
         "guided_backprop_l2": partial(guided_backprop, norm="l2"),
         "grad_cam": grad_cam,
         "lrp": lrp,
-        **{f"lrp_{name}": partial(lrp, composite=name) for name in COMPOSITES},
+        **{
+            name if name.endswith("lrp") else f"lrp_{name}": partial(lrp, composite=name)
+            for name in COMPOSITES
+        },
         "dmbp": dmbp_heatmap,
         "dmbp_l2": partial(dmbp_heatmap, norm="l2"),
         "dmbp_greedy": partial(dmbp_heatmap, iterations=0),
@@ -92,7 +104,7 @@ METHODS: dict[str, Callable[..., Any]] = Named(
 """Each method by its name; ``f(model, x, target, **options)`` gives (N, C, H, W) heatmaps.
 
 Sensitivity, Grad-CAM and the methods with a norm (``"..._l2"``) have one channel. ``"lrp_<name>"``
-is LRP with that composite.
+is LRP with that composite; ``"attn_lrp"`` has that name already.
 """
 
 LABEL_FREE: dict[str, Callable[..., Tensor]] = Named(
@@ -122,19 +134,26 @@ __all__ = [
     "FilterExtraction",
     "Flat",
     "Gamma",
+    "Half",
+    "Held",
     "LatentMaps",
     "LatentMean",
     "LayerRelevance",
+    "NonlinearRule",
+    "NonlinearStep",
     "Objective",
     "Outcome",
     "Pass",
     "Purity",
+    "Ratio",
     "RelevanceExplosionWarning",
     "RelevanceGapWarning",
     "RelevanceReport",
     "Rule",
+    "SignalTakesAll",
     "Step",
     "Target",
+    "Taylor",
     "UnpreprocessedWarning",
     "WSquare",
     "ZBox",

@@ -223,7 +223,7 @@ def latent_maps(
     node = feature_layer(traced, layer)
     if len(node.shape) != 3:  # of an encoder that reads no images
         raise ValueError(f"layer {node.name!r} has no feature maps (K, h, w): {node.shape}")
-    later = frozenset(index for index in traced.gates if index > node.index)
+    later = frozenset(index for index in traced.needed if index >= node.index)
     record = traced.record(x, keep=later | {node.index})
     latents = record.output
     if not bool(torch.isfinite(latents).all()):

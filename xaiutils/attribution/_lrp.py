@@ -21,6 +21,7 @@ from xaiutils.attribution._common import (
     start_signal,
 )
 from xaiutils.attribution._composites import Composite, Key, as_composite, assign
+from xaiutils.attribution._nonlinear_rules import NonlinearRule, NonlinearStep
 from xaiutils.attribution._report import LayerRelevance, RelevanceReport
 from xaiutils.attribution._rules import (
     BIAS_TREATMENTS,
@@ -30,7 +31,16 @@ from xaiutils.attribution._rules import (
     Weighted,
     total_of,
 )
-from xaiutils.graph import Gate, Graph, LinearOperation, Node, Operation, Record, Switch
+from xaiutils.graph import (
+    Gate,
+    Graph,
+    LinearOperation,
+    Node,
+    Nonlinear,
+    Operation,
+    Record,
+    Switch,
+)
 from xaiutils.graph.errors import warn
 from xaiutils.graph.outputs import Output
 
@@ -201,13 +211,13 @@ class _Plan:
 
     Attributes:
         traced: The network.
-        rules: The rule of each linear operation that decides something.
+        rules: The rule of each operation that decides something.
         bias: The treatment of biases.
         positive: For each node, whether relevance can only arrive where its output is positive.
     """
 
     traced: Graph
-    rules: dict[int, Rule]
+    rules: dict[int, Rule | NonlinearRule]
     bias: str
     positive: list[bool] = field(init=False)
 
@@ -223,7 +233,7 @@ class _Plan:
         rule = self.rules.get(reader.index)
         if rule is None:
             return positive[reader.index] and _positive_together(reader.operation)
-        if not rule.proportional or self.bias == "redistribute":
+        if not isinstance(rule, Rule) or not rule.proportional or self.bias == "redistribute":
             return False
         if node.nonnegative:
             return True
@@ -312,9 +322,12 @@ def _propagate(
             continue
         before = (total_of(relevance), total_of(relevance.abs())) if count else None
         outcome = _pass_on(plan, node, record, relevance, count)
-        if before is not None and isinstance(node.operation, LinearOperation):
+        if before is not None and isinstance(node.operation, (LinearOperation, Nonlinear)):
             layers.append(_account(plan, node, *before, outcome))
         for source, part in zip(node.inputs, outcome.relevances, strict=True):
+            value = record.values[source]
+            if value is not None and not value.is_floating_point():
+                continue  # a comparison: there is nothing to explain
             present = arrived.get(source)
             arrived[source] = part if present is None else present.add_(part)
         _forget(plan, node, record)
@@ -339,29 +352,53 @@ def _pass_on(plan: _Plan, node: Node, record: Record, relevance: Tensor, count: 
         return Outcome((relevance,))
     if isinstance(operation, Switch):
         return Outcome((operation.backward(relevance, record.indices[node.index], shapes[0]),))
-    assert isinstance(operation, LinearOperation)
-    if node.index not in plan.rules:
-        parts = operation.transpose(relevance, shapes)
-        return Outcome(
-            parts, dead=total_of(relevance) - sum(map(total_of, parts)) if count else 0.0
-        )
+    if isinstance(operation, LinearOperation) and node.index not in plan.rules:
+        return _copy(operation, relevance, shapes, count)
+    inputs = tuple(record.value(i) for i in node.inputs)
+    output, rule = record.value(node.index), plan.rules[node.index]
+    try:
+        if isinstance(rule, NonlinearRule):
+            assert isinstance(operation, Nonlinear)
+            step = NonlinearStep(operation, inputs, output, relevance, plan.bias, count)
+            outcome = rule.apply(step)
+        else:
+            outcome = rule.apply(_step(plan, node, inputs, output, relevance, count))
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error} at layer {node.name!r} ({rule})") from None
+    return replace(outcome, relevances=_separate(outcome.relevances))
+
+
+def _copy(
+    operation: LinearOperation, relevance: Tensor, shapes: list[graph.Shape], count: bool
+) -> Outcome:
+    """Send relevance back where values came from; a constant among them keeps its own."""
+    parts = operation.transpose(relevance, shapes)
+    if not count:
+        return Outcome(parts)
+    rest = total_of(relevance) - sum(map(total_of, parts))
+    return Outcome(parts, dead=rest) if operation.shift() is None else Outcome(parts, bias=rest)
+
+
+def _step(
+    plan: _Plan,
+    node: Node,
+    inputs: tuple[Tensor, ...],
+    output: Tensor,
+    relevance: Tensor,
+    count: bool,
+) -> Step:
+    assert isinstance(node.operation, LinearOperation)
     sources = [plan.traced.nodes[i] for i in node.inputs]
-    step = Step(
-        operation,
-        tuple(record.value(i) for i in node.inputs),
-        record.value(node.index),
+    return Step(
+        node.operation,
+        inputs,
+        output,
         relevance,
         nonnegative=all(source.nonnegative for source in sources),
         positive=plan.positive[node.index],
         bias=plan.bias,
         count=count,
     )
-    rule = plan.rules[node.index]
-    try:
-        outcome = rule.apply(step)
-    except FloatingPointError as error:
-        raise FloatingPointError(f"{error} at layer {node.name!r} ({rule})") from None
-    return replace(outcome, relevances=_separate(outcome.relevances))
 
 
 def _separate(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -387,5 +424,6 @@ def _account(
         bias=torch.zeros_like(arrived) + outcome.bias,
         stabiliser=torch.zeros_like(arrived) + outcome.stabiliser,
         dead=torch.zeros_like(arrived) + outcome.dead,
+        remainder=torch.zeros_like(arrived) + outcome.remainder,
         gain=torch.where(arrived_size > 0, size / arrived_size, 0.0),
     )

@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+_COUNTED = ("at_output", "at_input", "bias", "stabiliser", "dead", "remainder", "gain")
+
 
 @dataclass(frozen=True, eq=False)
 class LayerRelevance:
@@ -24,6 +26,7 @@ class LayerRelevance:
         stabiliser: What the rule's epsilon absorbed.
         dead: What was lost at outputs to which no input contributed as the rule asks for, and on
             padding.
+        remainder: What a nonlinear operation's Taylor series leaves out, a softmax's above all.
         gain: The sum of absolute relevance at the inputs over that at the output.
     """
 
@@ -35,12 +38,18 @@ class LayerRelevance:
     bias: Tensor
     stabiliser: Tensor
     dead: Tensor
+    remainder: Tensor
     gain: Tensor
 
     @property
     def gap(self) -> Tensor:
         """The gap that the account leaves open; it is rounding, and nothing else."""
-        return self.at_output - self.at_input - self.bias - self.stabiliser - self.dead
+        return self.at_output - self.at_input - self.absorbed
+
+    @property
+    def absorbed(self) -> Tensor:
+        """All that arrived and did not leave at an input."""
+        return self.bias + self.stabiliser + self.dead + self.remainder
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +82,14 @@ class RelevanceReport:
         return self._sum("dead")
 
     @property
+    def remainder(self) -> Tensor:
+        """What the Taylor series of nonlinear operations left out."""
+        return self._sum("remainder")
+
+    @property
     def absorbed(self) -> Tensor:
-        """Bias, stabiliser and dead together, all that did not reach the input."""
-        return self.bias + self.stabiliser + self.dead
+        """Bias, stabiliser, dead and remainder together, all that did not reach the input."""
+        return self.bias + self.stabiliser + self.dead + self.remainder
 
     @property
     def gap(self) -> Tensor:
@@ -93,7 +107,7 @@ class RelevanceReport:
 
     def to_frame(self, image: int = 0) -> pd.DataFrame:
         """Return the account of one image as a table with one row for each layer."""
-        columns = ("at_output", "at_input", "bias", "stabiliser", "dead", "gap", "gain")
+        columns = (*_COUNTED[:-1], "gap", "gain")
         return pd.DataFrame(
             {
                 "layer": layer.name,
@@ -107,11 +121,10 @@ class RelevanceReport:
     @staticmethod
     def joined(reports: Sequence[RelevanceReport]) -> RelevanceReport:
         """Return the report of several chunks of a batch as one."""
-        fields = ("at_output", "at_input", "bias", "stabiliser", "dead", "gain")
         layers = tuple(
             replace(
                 same[0],
-                **{name: torch.cat([getattr(layer, name) for layer in same]) for name in fields},
+                **{name: torch.cat([getattr(layer, name) for layer in same]) for name in _COUNTED},
             )
             for same in zip(*(report.layers for report in reports), strict=True)
         )

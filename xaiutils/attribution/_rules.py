@@ -99,6 +99,7 @@ class Outcome:
     bias: Tensor | float = 0.0
     stabiliser: Tensor | float = 0.0
     dead: Tensor | float = 0.0
+    remainder: Tensor | float = 0.0
 
 
 @dataclass(frozen=True)
@@ -465,6 +466,27 @@ class Flat(_Uniform):
     @staticmethod
     def _value(weight: Tensor) -> Tensor:
         return torch.ones_like(weight)
+
+
+@dataclass(frozen=True)
+class Ratio(Rule):
+    r"""Shares in proportion to the size of each contribution, whatever its sign.
+
+    .. math:: R_i = \sum_j \frac{|z_{ij}|}{\sum_{i'} |z_{i'j}|} R_j
+
+    At a residual addition this is the ratio-based splitting of Otsuki et al. 2024; their symmetric
+    splitting is :class:`Flat`. Biases have no part in it, and no share exceeds what arrived.
+    """
+
+    proportional: ClassVar[bool] = True
+
+    def apply(self, step: Step) -> Outcome:
+        """Pass the relevance of a step on to its inputs."""
+        absolute = step.operation.reweighted(torch.abs)
+        sizes = tuple(a.abs() for a in step.inputs)
+        signal, _, dead = _divide(step, absolute.linear(*sizes), 0.0)
+        parts = absolute.transpose(signal, step.shapes)
+        return Outcome(tuple(p * a for p, a in zip(parts, sizes, strict=True)), dead=dead)
 
 
 @dataclass(frozen=True)

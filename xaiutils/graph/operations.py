@@ -1,9 +1,10 @@
 r"""The operations of a traced network: small frozen records that can run forwards and backwards.
 
-There are two kinds. A *linear* operation computes :math:`y = Wx + b`; it also offers :math:`Wx`
+There are three kinds. A *linear* operation computes :math:`y = Wx + b`; it also offers :math:`Wx`
 and :math:`W^\\top s` by themselves, and a copy of itself with another weight (:math:`|W|`,
 :math:`W^2`, all ones), which is all that a relevance rule needs. A *gating* operation (ReLU, a
 clamp, max pooling) lets a signal through or stops it, depending on the values that were there.
+The third kind, in which signals meet, is in :mod:`xaiutils.graph.nonlinear`.
 
 Shapes never include the batch: every operation runs on any batch size.
 """
@@ -18,6 +19,8 @@ from typing import Any, ClassVar, Self, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from xaiutils.graph.calls import Call, Offset, Parameter, Weight
 
 Shape = tuple[int, ...]
 WeightMap = Callable[[Tensor], Tensor]
@@ -270,13 +273,18 @@ class Affine(LinearOperation):
 
 @dataclass(frozen=True, eq=False)
 class BatchNorm(Operation):
-    """BatchNorm in evaluation mode, as traced; ``resolve`` turns it into a linear operation."""
+    """BatchNorm in evaluation mode, as traced; ``resolve`` turns it into a linear operation.
+
+    Attributes:
+        after: How many dimensions follow the channels.
+    """
 
     weight: Tensor | None
     bias: Tensor | None
     mean: Tensor
     variance: Tensor
     eps: float
+    after: int
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Return the two vectors of ``scale * x + shift``, the eps included."""
@@ -286,10 +294,10 @@ class BatchNorm(Operation):
         shift = -self.mean * scale
         return scale, shift if self.bias is None else shift + self.bias
 
-    def as_affine(self, dimensions: int) -> Affine:
-        """Return the operation for an input of ``dimensions`` dimensions after the channels."""
+    def as_affine(self) -> Affine:
+        """Return the operation as a scale and an offset."""
         scale, shift = self.scale_and_shift()
-        shape = (-1, *[1] * dimensions)
+        shape = (-1, *[1] * self.after)
         return Affine(scale.reshape(shape), shift.reshape(shape))
 
 
@@ -490,37 +498,65 @@ class Pad(LinearOperation):
         return True
 
 
-_REARRANGEMENTS: dict[str, Callable[..., Tensor]] = {
-    "permute": torch.permute,
-    "transpose": torch.transpose,
-    "select": torch.select,
-    "slice": _aten.slice.Tensor,
-    "pixel_shuffle": F.pixel_shuffle,
-    "flip": torch.flip,
-}
-
-
 @dataclass(frozen=True, eq=False)
-class Rearrange(LinearOperation):
-    """Picks or reorders entries: permute, transpose, select, slice, pixel_shuffle, flip."""
+class LinearCall(LinearOperation):
+    """Any other linear operation, called as the network calls it: a sum, a roll, a fixed matrix.
 
-    function: str
-    arguments: tuple[Any, ...]
-    routing: ClassVar[bool] = True
+    Attributes:
+        call: The operation. What its signal is multiplied by is marked as ``Weight``, what stands
+            beside it as ``Offset`` (a class token that is put in front of the others, say).
+        shapes: The shapes of the inputs, without the batch.
+        copies: Whether each output is a copy of one input, or a constant.
+    """
+
+    call: Call
+    shapes: tuple[Shape, ...]
+    copies: bool = False
     fresh: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
-        """The name of the function."""
-        return self.function
+        """The name of the operation."""
+        return self.call.name
+
+    @property
+    def routing(self) -> bool:  # type: ignore[override]
+        """Whether each output is a copy of one input, or a constant."""
+        return self.copies
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the signal is multiplied by something."""
+        return self.call.has(Weight)
 
     def linear(self, *inputs: Tensor) -> Tensor:
-        """Return the chosen entries."""
-        return _REARRANGEMENTS[self.function](inputs[0], *self.arguments)
+        """Return ``W x``."""
+        return self.call.without_offsets()(*inputs)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return ``W x + b``."""
+        return self.call(*inputs)
+
+    def reweighted(self, function: WeightMap) -> Self:
+        """Return the operation with another weight and offset."""
+
+        def mapped(leaf: Any) -> Any:
+            held = isinstance(leaf, (Weight, Offset)) and isinstance(leaf.value, Tensor)
+            return replace(leaf, value=function(leaf.value)) if held else leaf
+
+        return replace(self, call=self.call.changed(mapped))
+
+    def shift(self) -> Tensor | None:
+        """Return the offset, in the shape of the output."""
+        if not self.call.has(Offset):
+            return None
+        tensor = self.call.tensor()
+        zeros = [tensor.new_zeros(1, *shape) for shape in self.shapes]
+        return self.call(*zeros)[0]
 
     def keeps_sign(self) -> bool:
-        """True: nothing is changed."""
-        return True
+        """True where nothing is multiplied or added: signals alone have no negative weight."""
+        return not self.call.has(Weight) and not self.call.has(Offset)
 
 
 # ------------------------------------------------------------------------------------ gating
@@ -528,18 +564,28 @@ class Rearrange(LinearOperation):
 
 @dataclass(frozen=True, eq=False)
 class Gate(Operation):
-    """An activation that works element by element and is piecewise linear.
+    """An activation that works element by element.
 
-    Its slope can be read off its output, so the input need not be kept.
+    The slope of a piecewise linear one can be read off its output, so the input need not be kept.
+
+    Attributes:
+        needs_input: Whether the slope depends on the input, as that of a smooth one does.
     """
 
-    def slope(self, output: Tensor) -> Tensor:
-        """Return the derivative at each element, 0 on the kinks at which it is flat on one side."""
+    needs_input: ClassVar[bool] = False
+
+    def slope(self, output: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return the derivative at each element, 0 on the kinks at which it is flat on one side.
+
+        Args:
+            output: The output of the gate.
+            x: Its input, where ``needs_input`` says so.
+        """
         raise NotImplementedError
 
-    def backward(self, signal: Tensor, output: Tensor) -> Tensor:
+    def backward(self, signal: Tensor, output: Tensor, x: Tensor | None = None) -> Tensor:
         """Return ``signal`` times the slope."""
-        return signal * self.slope(output)
+        return signal * self.slope(output, x)
 
     def forward_(self, x: Tensor) -> Tensor:
         """Like ``forward``, but may overwrite ``x``."""
@@ -558,11 +604,11 @@ class ReLU(Gate):
         """Overwrite ``x``."""
         return x.relu_()
 
-    def slope(self, output: Tensor) -> Tensor:
+    def slope(self, output: Tensor, x: Tensor | None = None) -> Tensor:
         """Return 1 where the output is positive."""
         return (output > 0).to(output.dtype)
 
-    def backward(self, signal: Tensor, output: Tensor) -> Tensor:
+    def backward(self, signal: Tensor, output: Tensor, x: Tensor | None = None) -> Tensor:
         """Return the signal where the output is positive."""
         return cast(Tensor, _aten.threshold_backward(signal, output, 0))
 
@@ -586,11 +632,11 @@ class Clamp(Gate):
         """Overwrite ``x``."""
         return x.clamp_(self.low, self.high)
 
-    def slope(self, output: Tensor) -> Tensor:
+    def slope(self, output: Tensor, x: Tensor | None = None) -> Tensor:
         """Return 1 strictly between the bounds."""
         return ((output > self.low) & (output < self.high)).to(output.dtype)
 
-    def backward(self, signal: Tensor, output: Tensor) -> Tensor:
+    def backward(self, signal: Tensor, output: Tensor, x: Tensor | None = None) -> Tensor:
         """Return the signal strictly between the bounds."""
         return cast(Tensor, _aten.hardtanh_backward(signal, output, self.low, self.high))
 
@@ -609,7 +655,7 @@ class LeakyReLU(Gate):
         """Return the activation."""
         return F.leaky_relu(inputs[0], self.negative_slope)
 
-    def slope(self, output: Tensor) -> Tensor:
+    def slope(self, output: Tensor, x: Tensor | None = None) -> Tensor:
         """Return 1 where the output is positive, ``negative_slope`` elsewhere."""
         return torch.full_like(output, self.negative_slope).masked_fill_(output > 0, 1.0)
 
@@ -656,13 +702,18 @@ class Switch(Operation):
 
 @dataclass(frozen=True, eq=False)
 class MaxPool(Switch):
-    """Max pooling in one, two or three dimensions."""
+    """Max pooling in one, two or three dimensions.
+
+    Attributes:
+        border: Widths of an uneven border of minus infinity, as ``F.pad`` has them, or nothing.
+    """
 
     kernel: Shape
     stride: Shape
     padding: Shape
     dilation: Shape
     ceil_mode: bool = False
+    border: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -671,6 +722,24 @@ class MaxPool(Switch):
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the maxima and the indices of the winners."""
+        if not self.border:
+            return self._choose(x)
+        padded = F.pad(x, self.border, value=-math.inf)
+        maxima, indices = self._choose(padded)
+        return maxima, self._inside(indices, padded.shape, x.shape)
+
+    def _inside(self, indices: Tensor, padded: Sequence[int], inside: Sequence[int]) -> Tensor:
+        """Return the places of winners in a padded channel as places in one without its border."""
+        places = []
+        for i in range(len(self.kernel)):  # the last side varies fastest, and is padded first
+            places.append(indices % padded[-1 - i] - self.border[2 * i])
+            indices = indices // padded[-1 - i]
+        flat = torch.zeros_like(indices)
+        for i, place in reversed(list(enumerate(places))):
+            flat = flat * inside[-1 - i] + place
+        return flat
+
+    def _choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         pools = (
             torch.nn.functional.max_pool1d_with_indices,
             torch.nn.functional.max_pool2d_with_indices,
@@ -705,18 +774,23 @@ class AdaptiveMaxPool(Switch):
 # --------------------------------------------------------------------------------- parameters
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """The path of a tensor in the user's module, in the place where the tensor will stand."""
+def with_tensors(operation: Operation, change: Callable[[Any], Any]) -> Operation:
+    """Return the operation with ``change`` applied to every tensor (or the path of one) in it."""
 
-    path: str
+    def changed(leaf: Any) -> Any:
+        return change(leaf) if isinstance(leaf, (Tensor, Parameter)) else leaf
+
+    values = {field.name: getattr(operation, field.name) for field in fields(operation)}
+    new = {
+        name: value.mapped(changed) if isinstance(value, Call) else changed(value)
+        for name, value in values.items()
+        if isinstance(value, (Tensor, Parameter, Call))
+    }
+    return replace(operation, **new) if new else operation
 
 
 def resolve(operation: Operation, lookup: Callable[[str], Tensor]) -> Operation:
     """Return the operation with every :class:`Parameter` replaced by the tensor it names."""
-    tensors = {
-        field.name: lookup(value.path)
-        for field in fields(operation)
-        if isinstance(value := getattr(operation, field.name), Parameter)
-    }
-    return replace(operation, **tensors) if tensors else operation
+    return with_tensors(
+        operation, lambda leaf: lookup(leaf.path) if isinstance(leaf, Parameter) else leaf
+    )

@@ -12,6 +12,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from xaiutils.graph.nonlinear import Nonlinear
 from xaiutils.graph.operations import Gate, LinearOperation, Operation, Shape, Switch
 
 _P = ParamSpec("_P")
@@ -85,8 +86,12 @@ class Record:
 
 def gated(node: Node, signal: Tensor, record: Record) -> Tensor:
     """Let a signal through an elementwise gate as the gradient does: times the slope."""
-    assert isinstance(node.operation, Gate)
-    return node.operation.backward(signal, record.value(node.index))
+    gate = node.operation
+    assert isinstance(gate, Gate)
+    if gate.needs_input:
+        x = record.value(node.inputs[0])
+        return gate.backward(signal, x, x)
+    return gate.backward(signal, record.value(node.index))
 
 
 class Graph:
@@ -130,6 +135,19 @@ class Graph:
         """The positions of the elementwise gates."""
         return frozenset(n.index for n in self.nodes if isinstance(n.operation, Gate))
 
+    @cached_property
+    def needed(self) -> frozenset[int]:
+        """The positions of the nodes whose outputs a backward pass reads."""
+        piecewise: set[int] = set()
+        measured: set[int] = set()
+        for node in self.nodes:
+            operation = node.operation
+            if isinstance(operation, Gate) and not operation.needs_input:
+                piecewise.add(node.index)
+            elif isinstance(operation, (Gate, Nonlinear)):
+                measured.update(node.inputs)
+        return frozenset(piecewise | measured)
+
     def find(self, layer: str) -> Node:
         """Return the node that computes the output of a module of the user's network.
 
@@ -166,7 +184,8 @@ class Graph:
         Args:
             x: The input (N, ...).
             keep: The positions of the nodes whose outputs are kept; ``"all"``, or ``"gates"``,
-                which is what :meth:`backward` and :meth:`tangent` need. What is not kept is
+                which is what :meth:`backward` and :meth:`tangent` need: the outputs of gates, and
+                what smooth gates, products and the like have read. What is not kept is
                 freed as soon as it was read, and may be overwritten by an activation in place.
 
         Raises:
@@ -226,7 +245,7 @@ class Graph:
 
     def _positions(self, keep: frozenset[int] | tuple[int, ...] | str) -> frozenset[int]:
         if isinstance(keep, str):
-            choices = {"all": frozenset(range(len(self.nodes))), "gates": self.gates}
+            choices = {"all": frozenset(range(len(self.nodes))), "gates": self.needed}
             if keep not in choices:
                 raise ValueError(f"keep must be 'all', 'gates' or positions, not {keep!r}")
             return choices[keep]
@@ -256,7 +275,8 @@ class Graph:
             record: A forward pass that kept the gates.
             signal: What starts at the output, of its shape.
             gate: What an elementwise gate does to a signal, ``gate(node, signal, record)``. Max
-                pooling always sends a signal to the winner.
+                pooling always sends a signal to the winner, and what is neither linear nor a gate
+                (a product, a softmax) multiplies it by its derivative.
             until: The node at whose output to stop; 0 is the input.
 
         Returns:
@@ -270,15 +290,18 @@ class Graph:
                 continue
             leaving = self._back(node, arriving, record, gate)
             for source, part in zip(node.inputs, leaving, strict=True):
-                signals[source] = add_signal(signals.get(source), part, node.operation)
+                if part is not None:
+                    signals[source] = add_signal(signals.get(source), part, node.operation)
         if until not in signals:
             return signal.new_zeros(signal.shape[0], *self.nodes[until].shape)
         return signals[until].contiguous(memory_format=record.memory_format)
 
     def _back(
         self, node: Node, signal: Tensor, record: Record, gate: GateRule
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         operation = node.operation
+        if isinstance(operation, Nonlinear):
+            return operation.backward(signal, [record.value(i) for i in node.inputs])
         shapes = [self.nodes[source].shape for source in node.inputs]
         if isinstance(operation, LinearOperation):
             return operation.transpose(signal, shapes)
@@ -318,6 +341,10 @@ class Graph:
                 values[node.index] = run(*inputs)
             elif isinstance(operation, Switch):
                 values[node.index] = operation.pick(inputs[0], record.indices[node.index])
+            elif isinstance(operation, Nonlinear):
+                values[node.index] = operation.tangent(
+                    inputs, [record.value(i) for i in node.inputs]
+                )
             else:
                 values[node.index] = gate(node, inputs[0], record)
             for source in node.inputs:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from xaiutils.graph import operations as ops
+from xaiutils.graph.calls import Call
 from xaiutils.graph.operations import Operation, Shape
 
 
@@ -36,10 +37,19 @@ class Template:
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """The nodes of a traced module and the constants that its ``forward`` creates."""
+    """The nodes of a traced module, and what they read besides signals and parameters.
+
+    Attributes:
+        templates: The nodes.
+        constants: The tensors that its ``forward`` creates.
+        recipes: What is computed from parameters and constants alone (a normalised weight, a
+            position bias, one over a deviation), by a name of its own, in the order of execution.
+            It is computed when the structure is bound to the weights.
+    """
 
     templates: tuple[Template, ...]
     constants: dict[str, Tensor]
+    recipes: dict[str, Call] = field(default_factory=dict)
 
 
 def _consumers(templates: list[Template]) -> list[list[int]]:
@@ -87,10 +97,10 @@ def folded(templates: list[Template]) -> list[Template]:
 def _foldable(
     templates: list[Template], consumers: list[list[int]], position: int, source: int
 ) -> bool:
-    before = templates[source].operation
-    if not isinstance(templates[position].operation, ops.BatchNorm) or len(consumers[source]) > 1:
+    before, norm = templates[source].operation, templates[position].operation
+    if not isinstance(norm, ops.BatchNorm) or len(consumers[source]) > 1:
         return False
-    vector = isinstance(before, ops.Dense) and len(templates[source].shape) == 1
+    vector = isinstance(before, ops.Dense) and norm.after == 0
     return vector or isinstance(before, ops.Convolution)
 
 
