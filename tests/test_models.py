@@ -1,6 +1,7 @@
 """Classifiers: names, weights, preprocessing, and errors that say what to do."""
 
 import copy
+import json
 import warnings
 
 import numpy as np
@@ -12,12 +13,17 @@ from torch import nn
 
 from xaiutils import data, models
 from xaiutils.graph.errors import UnpreprocessedWarning
-from xaiutils.models._classifiers import Classifier, Preprocess
+from xaiutils.models._classifiers import _WEIGHTS, Classifier, Preprocess
 
 
 @pytest.fixture(scope="module")
 def mnist_cnn():
     return models.load_classifier("mnist_cnn")
+
+
+@pytest.fixture(scope="module")
+def mnist_vit():
+    return models.load_classifier("mnist_vit")
 
 
 @pytest.fixture
@@ -30,6 +36,62 @@ def test_the_digit_classifier_reads_the_embedded_digits(mnist_cnn):
     with torch.no_grad():
         found = mnist_cnn.module(digits.images).argmax(dim=1)
     assert (found == digits.labels).double().mean() > 0.98
+
+
+def test_the_digit_transformer_reads_the_embedded_digits_as_well_as_its_record_says(mnist_vit):
+    digits = data.mnist("test", source="embedded")
+    with torch.no_grad():
+        found = mnist_vit.module(digits.images).argmax(dim=1)
+    right = (found == digits.labels).double().mean().item()
+    record = json.loads((_WEIGHTS / "mnist_vit.json").read_text())
+    expected = record["accuracy"]["test"]
+    # They were trained on, as all embedded digits were, so they cannot be read worse but by chance.
+    error = (expected * (1 - expected) / len(digits)) ** 0.5
+    assert expected >= 0.974
+    assert right > expected - 3 * error
+
+
+def test_the_digit_transformer_is_small_and_reads_49_patches(mnist_vit):
+    module = mnist_vit.module
+    assert sum(parameter.numel() for parameter in module.parameters()) == 139_018
+    assert module.positions.shape == (1, 1 + 49, 64)
+    assert module.patches(torch.zeros(1, 1, 28, 28)).shape == (1, 64, 7, 7)
+    assert len(module.blocks) == 4
+    for batch in (1, 3):
+        assert module(torch.zeros(batch, 1, 28, 28)).shape == (batch, 10)
+
+
+def test_the_digit_transformer_can_be_loaded_and_used_like_the_other(mnist_vit):
+    assert isinstance(mnist_vit.module, models.MnistViT)
+    assert not any(module.training for module in mnist_vit.module.modules())
+    assert mnist_vit.categories == tuple("0123456789")
+    assert "trained by this project" in mnist_vit.source
+    assert "mnist_vit" in models.available_classifiers()
+    x = mnist_vit.batch([Image.new("L", (40, 30)), Image.new("RGB", (28, 28))])
+    assert x.shape == (2, 1, 28, 28)
+    with pytest.warns(UnpreprocessedWarning, match="white on black"):
+        mnist_vit.top(1 - x)
+
+
+def test_the_attention_of_the_digit_transformer_is_softmax_of_products(mnist_vit):
+    attention = mnist_vit.module.blocks[0].attention
+    x = torch.randn(2, 50, 64, generator=torch.Generator().manual_seed(0))
+    query, key, value = attention.qkv(x).split(64, dim=2)
+    heads = [slice(16 * head, 16 * head + 16) for head in range(4)]
+    mixed = [
+        (query[..., h] @ key[..., h].transpose(1, 2) / 4).softmax(dim=2) @ value[..., h]
+        for h in heads
+    ]
+    assert torch.allclose(attention(x), attention.projection(torch.cat(mixed, 2)), atol=1e-5)
+
+
+def test_the_answers_of_the_digit_transformer_depend_on_where_the_ink_is(mnist_vit):
+    digits = data.mnist("test", source="embedded").images[:20]
+    order = torch.randperm(49, generator=torch.Generator().manual_seed(0))
+    patches = nn.functional.unfold(digits, 4, stride=4)
+    shuffled = nn.functional.fold(patches[:, :, order], (28, 28), 4, stride=4)
+    with torch.no_grad():
+        assert not torch.allclose(mnist_vit.module(digits), mnist_vit.module(shuffled), atol=0.1)
 
 
 def test_classifiers_come_in_evaluation_mode_with_their_origin(mnist_cnn):

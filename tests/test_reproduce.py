@@ -20,10 +20,12 @@ def few_digits(monkeypatch):
     monkeypatch.setattr(data, "mnist", lambda split: few)
 
 
-def test_training_stores_weights_with_their_record(few_digits, tmp_path):
-    out = tmp_path / "cnn.safetensors"
-    assert command.main(["train", "mnist-cnn", "--epochs", "1", "--out", str(out)]) == 0
-    assert models.load_classifier("mnist_cnn", weights=out).source == str(out)
+@pytest.mark.parametrize("name", ["mnist_cnn", "mnist_vit"])
+def test_training_stores_weights_with_their_record(few_digits, tmp_path, name):
+    out = tmp_path / "weights.safetensors"
+    network = name.replace("_", "-")
+    assert command.main(["train", network, "--epochs", "1", "--out", str(out)]) == 0
+    assert models.load_classifier(name, weights=out).source == str(out)
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["plan"]["epochs"] == 1
     assert record["data"]["train"]["images"] == 50
@@ -40,14 +42,30 @@ def test_training_on_embedded_digits_is_refused(monkeypatch, tmp_path):
         command.main(["train", "mnist-cnn", "--out", str(tmp_path / "x.safetensors")])
 
 
-def test_the_stored_record_fits_the_stored_weights():
+@pytest.mark.parametrize(
+    ("name", "network", "least"),
+    [("mnist_cnn", models.MnistCNN, 0.99), ("mnist_vit", models.MnistViT, 0.974)],
+)
+def test_the_stored_record_fits_the_stored_weights(name, network, least):
     folder = _train._WEIGHTS
-    record = json.loads((folder / "mnist_cnn.json").read_text())
-    assert record["accuracy"]["test"] >= 0.99
+    record = json.loads((folder / f"{name}.json").read_text())
+    assert record["accuracy"]["test"] >= least
     assert record["accuracy"]["digits"] == 10_000
     assert record["data"]["train"]["images"] == 60_000
-    assert set(load_file(folder / "mnist_cnn.safetensors")) == set(models.MnistCNN().state_dict())
-    assert (folder / "mnist_cnn.safetensors").stat().st_size < 1_000_000
+    assert set(load_file(folder / f"{name}.safetensors")) == set(network().state_dict())
+    assert (folder / f"{name}.safetensors").stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["mnist_cnn", "mnist_vit"])
+def test_the_recorded_command_asks_for_the_recorded_plan(name):
+    record = json.loads((_train._WEIGHTS / f"{name}.json").read_text())
+    words = record["command"].removeprefix("python -m xaiutils.reproduce ").split()
+    options = vars(command.parser().parse_args(words))
+    plan = record["plan"]
+    chosen = {key: options[key] for key in ("epochs", "batch_size", "peak_lr", "seed")}
+    assert chosen == {key: plan[key] for key in chosen}
+    assert options["name"] == name
+    assert options["out"] == _train._WEIGHTS / f"{name}.safetensors"
 
 
 def test_the_recorded_command_names_no_place():

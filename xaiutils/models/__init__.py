@@ -25,7 +25,7 @@ from xaiutils.models._classifiers import (
     available_classifiers,
     load_classifier,
 )
-from xaiutils.models._mnist import MnistCNN
+from xaiutils.models._mnist import MnistCNN, MnistViT
 from xaiutils.models._tiny import TinyCNN, tiny_network
 from xaiutils.models._training import EarlyStop, TrainingPlan, fit
 from xaiutils.models._weights import ModelError, load_state_dict
@@ -36,6 +36,7 @@ __all__ = [
     "Classifier",
     "EarlyStop",
     "MnistCNN",
+    "MnistViT",
     "ModelError",
     "Preprocess",
     "TinyCNN",

