@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import prepared, small
+from small_networks import Residual, prepared, small
 from torch import nn
 
 from xaiutils import attribution, graph
-from xaiutils.attribution import LABEL_FREE, METHODS, ZPlus
+from xaiutils.attribution import COMPOSITES, LABEL_FREE, METHODS, ZPlus
 
 FAST = {
     "dmbp": {"iterations": 1},
@@ -225,17 +225,17 @@ def test_of_several_inputs_a_graph_is_made_that_takes_them_as_one():
 # ---------------------------------------------------------------------- networks that are not read
 
 
-class CumulativeProduct(nn.Module):
-    """Something for which there is no rule."""
+class Deciding(nn.Module):
+    """Decides by the numbers in a tensor what to compute, which no graph can hold."""
 
     def forward(self, x):
-        return x.cumprod(1)
+        return x.cumprod(1) if bool((x < 1e9).all()) else x
 
 
 def unread(dtype=torch.float64, *before):
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), *before]
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), CumulativeProduct()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), Deciding()]
     return prepared(nn.Sequential(*layers), dtype=dtype), torch.randn(2, 3, 6, 6).to(dtype)
 
 
@@ -281,7 +281,7 @@ def test_autograd_gives_what_the_graph_gives(network, refused):
     torch.testing.assert_close((again, second), (whole, gap), rtol=1e-10, atol=1e-10)
 
 
-def test_a_network_without_a_rule_is_differentiated():
+def test_a_network_that_is_not_read_is_differentiated():
     network, x = unread()
     given = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(network(given)[:, 2].sum(), given)
@@ -301,7 +301,7 @@ def test_a_network_without_a_rule_is_differentiated():
     assert any_number.shape == x.shape
 
 
-def test_grad_cam_of_a_network_without_a_rule_needs_the_name_of_a_layer():
+def test_grad_cam_of_a_network_that_is_not_read_needs_the_name_of_a_layer():
     network, x = unread()
     for layer in ("0", "1", "2"):  # the ReLU works in place: the layer before keeps its own value
         inner = network[: int(layer) + 1](x).detach().requires_grad_()
@@ -310,7 +310,7 @@ def test_grad_cam_of_a_network_without_a_rule_needs_the_name_of_a_layer():
         kept = network[: int(layer) + 1](x)
         cam = (slopes.mean((2, 3), keepdim=True) * kept).sum(1, keepdim=True).relu().detach()
         torch.testing.assert_close(attribution.grad_cam(network, x, 1, layer), cam)
-    with pytest.raises(graph.UnsupportedOperation, match="cumprod"):
+    with pytest.raises(graph.TraceError, match="decides by the values"):
         attribution.grad_cam(network, x, 1)
     with pytest.raises(ValueError, match=r"no layer 'body' .* its modules are: 0, 1"):
         attribution.grad_cam(network, x, 1, "body")
@@ -344,7 +344,7 @@ def test_autograd_leaves_the_network_and_the_random_numbers_alone():
     class Counting(nn.Module):
         def forward(self, x):
             self.seen = x
-            return x.cumprod(1) + 0 * torch.rand_like(x)
+            return x.cumprod(1) + torch.rand_like(x)
 
     network, x = unread()
     network[-1] = Counting().eval()
@@ -385,7 +385,7 @@ def test_autograd_works_in_inference_mode_and_on_weights_that_were_made_in_it():
 def test_what_not_even_autograd_can_follow_is_refused_with_the_reason():
     class Cut(nn.Module):
         def forward(self, x):
-            return x.detach().cumprod(1)
+            return x.detach() if bool((x < 1e9).all()) else x
 
     network, x = unread()
     network[-1] = Cut().eval()
@@ -428,3 +428,168 @@ def test_methods_for_straight_pieces_refuse_smooth_gates_and_products(monkeypatc
             assert "Take gradient" in str(caught.value)
             run("gradient", network, x, 0)
         monkeypatch.undo()
+
+
+# ------------------------------------------------------- relevance from, to and by way of a layer
+
+
+def deep(**options):
+    """A network with shortcuts inside of its third and fourth layer, and none around them."""
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True)]
+    layers += [Residual(6), Residual(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)]
+    return prepared(nn.Sequential(*layers), **options), torch.randn(3, 3, 8, 8).double()
+
+
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_relevance_at_a_layer_passed_on_is_relevance_at_the_input(composite):
+    network, x = deep()
+    whole, report = attribution.lrp(network, x, 1, composite, return_report=True)
+    for layer in ("0", "1", "2", "3", "4", "5", "6"):  # no shortcut leads around any of them
+        inner, upper = attribution.lrp(network, x, 1, composite, until=layer, return_report=True)
+        node = graph.trace(network, x).find(layer)
+        assert inner.shape == (3, *node.shape)
+        again, lower = attribution.lrp(
+            network, x, None, composite, start_layer=layer, start=inner, return_report=True
+        )
+        torch.testing.assert_close(again, whole)
+        torch.testing.assert_close(upper.at_input, lower.start)
+        torch.testing.assert_close(upper.absorbed + lower.absorbed, report.absorbed)
+        assert float(torch.cat([upper.relative_gap, lower.relative_gap]).max()) < 1e-6
+        assert not bool(upper.excluded.any())
+
+
+def test_relevance_at_a_layer_without_biases_is_activation_times_gradient():
+    network, x = deep()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.zero_()
+        if getattr(module, "bias", None) is not None:
+            module.bias.data.zero_()
+    inner = network[:4](x).detach().requires_grad_()
+    (slopes,) = torch.autograd.grad(network[4:](inner.clone())[:, 2].sum(), inner)
+    rules = attribution.Composite(*[attribution.Epsilon(0.0)] * 2, other=attribution.Epsilon(0.0))
+    found = attribution.lrp(network, x, 2, rules, until="3")
+    torch.testing.assert_close(found, (inner * slopes).detach())
+    started = attribution.lrp(network, x, None, rules, start_layer="3", until="3")
+    torch.testing.assert_close(started, inner.detach())
+
+
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_maps_of_single_channels_add_up_to_the_map(composite):
+    network, x = deep()
+    whole = attribution.lrp(network, x, 1, composite)
+    at_layer = attribution.lrp(network, x, 1, composite, until="3")
+    maps = []
+    for channel in range(6):
+        found, report = attribution.lrp(
+            network, x, 1, composite, conditions={"3": [channel]}, return_report=True
+        )
+        maps.append(found)
+        (row,) = [layer for layer in report.layers if layer.kind == "condition"]
+        assert (row.name, row.rule) == ("3.relu#2", f"channels [{channel}]")
+        kept = at_layer[:, channel].sum((1, 2))
+        torch.testing.assert_close(row.at_input, kept)
+        torch.testing.assert_close(report.excluded, at_layer.sum((1, 2, 3)) - kept)
+        torch.testing.assert_close(
+            report.start - report.at_input, report.absorbed, rtol=1e-6, atol=1e-9
+        )
+        only = torch.zeros_like(at_layer)
+        only[:, channel] = at_layer[:, channel]
+        torch.testing.assert_close(
+            attribution.lrp(network, x, None, composite, start_layer="3", start=only), found
+        )
+    torch.testing.assert_close(sum(maps), whole)
+
+
+def test_conditions_at_several_layers_and_masks():
+    network, x = deep()
+    conditions = {"3": [0, 2, 5], "2": [1]}
+    found, report = attribution.lrp(network, x, 1, conditions=conditions, return_report=True)
+    upper = attribution.lrp(network, x, 1, until="3") * _only([0, 2, 5])
+    middle = attribution.lrp(network, x, start_layer="3", start=upper, until="2") * _only([1])
+    expected = attribution.lrp(network, x, start_layer="2", start=middle)
+    torch.testing.assert_close(found, expected)
+    names = [layer.rule for layer in report.layers if layer.kind == "condition"]
+    assert names == ["channels [0, 2, 5]", "channels [1]"]
+    assert float(report.relative_gap.max()) < 1e-10
+    frame = report.to_frame()
+    assert float(frame.excluded.sum()) == pytest.approx(float(report.excluded[0]))
+    chunks = attribution.lrp(network, x, 1, conditions=conditions, internal_batch_size=2)
+    torch.testing.assert_close(chunks, found)
+    traced = graph.trace(network, x)
+    torch.testing.assert_close(attribution.lrp(traced, x, 1, conditions=conditions), found)
+    everything = {"3": torch.arange(6)}
+    torch.testing.assert_close(
+        attribution.lrp(network, x, 1, conditions=everything), attribution.lrp(network, x, 1)
+    )
+    mask = torch.zeros(6, 8, 8, dtype=torch.bool)
+    mask[2, 3:5, 1] = True
+    by_mask = attribution.lrp(network, x, 1, conditions={"3": mask})
+    start = attribution.lrp(network, x, 1, until="3") * mask
+    torch.testing.assert_close(by_mask, attribution.lrp(network, x, start_layer="3", start=start))
+
+
+def _only(channels):
+    mask = torch.zeros(1, 6, 1, 1, dtype=torch.float64)
+    mask[:, channels] = 1
+    return mask
+
+
+def test_what_goes_around_a_layer_is_stopped_and_counted():
+    network, x = deep()
+    found, report = attribution.lrp(network, x, 1, conditions={"3.conv1": [3]}, return_report=True)
+    at_layer, upper = attribution.lrp(network, x, 1, until="3.conv1", return_report=True)
+    shortcut = upper.excluded
+    assert bool((shortcut.abs() > 1e-6).all())
+    torch.testing.assert_close(
+        attribution.lrp(network, x, start_layer="3.conv1", start=at_layer * _only([3])), found
+    )
+    others = at_layer.sum((1, 2, 3)) - at_layer[:, 3].sum((1, 2))
+    torch.testing.assert_close(report.excluded, shortcut + others)
+    assert float(upper.relative_gap.max()) < 1e-10
+    assert float(report.relative_gap.max()) < 1e-10
+    assert [row.rule for row in upper.layers if row.kind == "condition"] == ["all channels"]
+
+
+def test_relevance_starts_in_channels_of_a_layer_by_its_values():
+    network, x = deep()
+    value = network[:4](x).detach()
+    found, report = attribution.lrp(
+        network, x, start_layer="3", conditions={"3": [4]}, return_report=True
+    )
+    torch.testing.assert_close(report.start, value[:, 4].sum((1, 2)))
+    given = attribution.lrp(network, x, start_layer="3", start=value * _only([4]))
+    torch.testing.assert_close(found, given)
+    assert float(report.relative_gap.max()) < 1e-10
+    last = x.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(attribution.lrp(network, last, 1, until="6").shape, (3, 6))
+
+
+def test_ways_that_lead_nowhere_are_refused():
+    network, x = deep()
+    for options, error, words in (
+        ({"until": "9"}, ValueError, "no layer '9'"),
+        ({"start_layer": "9"}, ValueError, "no layer '9'"),
+        ({"conditions": {"9": [0]}}, ValueError, "no layer '9'"),
+        ({"conditions": {"3": [6]}}, ValueError, "channels of '3' are from 0 to 5"),
+        ({"conditions": {"3": [-1]}}, ValueError, "channels of '3' are from 0 to 5"),
+        ({"conditions": {"3": []}}, TypeError, "must be a list of integers"),
+        ({"conditions": {"3": [0.5]}}, TypeError, "must be a list of integers"),
+        ({"conditions": {"3": torch.ones(5, dtype=torch.bool)}}, ValueError, "does not fit"),
+        ({"conditions": ["3"]}, TypeError, r"must map layers to channels, such as \{'layer3'"),
+        ({"start_layer": "2", "until": "4"}, ValueError, "no relevance goes from '2' to '4"),
+        ({"until": "3", "conditions": {"2": [0]}}, ValueError, "no relevance goes from '2' to '3"),
+        (
+            {"start_layer": "2", "conditions": {"3": [0]}},
+            ValueError,
+            "no relevance goes from '2' to '3",
+        ),
+        ({"start_layer": "3", "target": 1}, ValueError, "no target to choose"),
+        ({"start_layer": "3", "start": torch.ones(3, 4)}, ValueError, r"shape \(3, 6, 8, 8\)"),
+    ):
+        with pytest.raises(error, match=words):
+            attribution.lrp(network, x, **options)
+    branches, x = small("dense")
+    with pytest.raises(ValueError, match="no relevance goes from 'norm' to 'conv'"):
+        attribution.lrp(branches, x, 0, start_layer="norm", until="conv")

@@ -151,7 +151,7 @@ def _last_maps(traced: graph.Graph) -> graph.Node:
     weighted = [
         n for n in traced.nodes if isinstance(n.operation, (graph.Convolution, graph.Dense))
     ]
-    read = _ancestors(weighted[-1], traced) if weighted else set()
+    read = ancestors(weighted[-1], traced) if weighted else set()
     candidates = [
         node
         for node in traced.nodes
@@ -165,7 +165,8 @@ def _last_maps(traced: graph.Graph) -> graph.Node:
     raise ValueError("the network has no convolution whose maps its last layer reads; name a layer")
 
 
-def _ancestors(node: graph.Node, traced: graph.Graph) -> set[int]:
+def ancestors(node: graph.Node, traced: graph.Graph) -> set[int]:
+    """Return the positions of all nodes that a node is computed from."""
     found: set[int] = set()
     waiting = list(node.inputs)
     while waiting:

@@ -23,6 +23,7 @@ from xaiutils.attribution._common import (
 from xaiutils.attribution._composites import Composite, Key, as_composite, assign
 from xaiutils.attribution._nonlinear_rules import NonlinearRule, NonlinearStep
 from xaiutils.attribution._report import LayerRelevance, RelevanceReport
+from xaiutils.attribution._route import Conditions, Route, route
 from xaiutils.attribution._rules import (
     BIAS_TREATMENTS,
     Outcome,
@@ -72,6 +73,9 @@ def lrp(
     bias: Bias = "absorb",
     start: Tensor | None = None,
     output: Output = None,
+    start_layer: str | None = None,
+    until: str | None = None,
+    conditions: Conditions | None = None,
     return_report: Literal[False] = False,
     internal_batch_size: int | None = None,
 ) -> Tensor: ...
@@ -87,6 +91,9 @@ def lrp(
     bias: Bias = "absorb",
     start: Tensor | None = None,
     output: Output = None,
+    start_layer: str | None = None,
+    until: str | None = None,
+    conditions: Conditions | None = None,
     return_report: Literal[True],
     internal_batch_size: int | None = None,
 ) -> tuple[Tensor, RelevanceReport]: ...
@@ -101,6 +108,9 @@ def lrp(
     bias: Bias = "absorb",
     start: Tensor | None = None,
     output: Output = None,
+    start_layer: str | None = None,
+    until: str | None = None,
+    conditions: Conditions | None = None,
     return_report: bool = False,
     internal_batch_size: int | None = None,
 ) -> Tensor | tuple[Tensor, RelevanceReport]:
@@ -127,6 +137,12 @@ def lrp(
     would be without, and hands its relevance to the inputs that oppose it. Under gamma the map of
     a trained EfficientNet-Lite0 is then mostly noise, as chapter 14 measures.
 
+    Relevance need not go all the way: it can start at a layer inside (``start_layer``), end at one
+    (``until``), and go on at others in some channels only (``conditions``). With conditions it is
+    the concept relevance of Achtibat et al. 2023: what in the picture speaks for the target by way
+    of these channels. What goes around a layer with a condition, or around the last one, by a
+    shortcut, is stopped too. The account counts all of it as excluded.
+
     Args:
         model: A network in evaluation mode, which is only read; or the
             :class:`~xaiutils.graph.Graph` of one, read once for many calls.
@@ -143,22 +159,33 @@ def lrp(
             ``"redistribute"``: it is spread evenly over the inputs of the output it belongs to,
             whatever their values. Biases have no share under :class:`WSquare`, :class:`Flat`,
             :class:`ZBox`, :class:`Pass` and :class:`Zero`.
-        start: The relevance to start with, of the output's shape, in place of the target output.
+        start: The relevance to start with, of the shape of the output (or of the output of
+            ``start_layer``), in place of the target output.
         output: Which of several outputs of the network: a key, a position, or a function of what
             it returns, as in :func:`xaiutils.attribution.gradient`.
+        start_layer: The path of the layer at whose output relevance starts: with ``start``, or else
+            with the values that it has there. There is no target then. A BatchNorm that follows a
+            convolution directly is a part of it.
+        until: The path of the layer at whose output relevance is returned; None: the input.
+        conditions: Through which channels of a layer's output relevance may pass, by the layer's
+            path: ``{"layer3": [17, 42]}``. Channels are the first dimension behind the batch; a
+            boolean tensor in their place is a mask for the whole output, without the batch. At
+            the layer where relevance starts they say where it does.
         return_report: Whether to return the account as well.
         internal_batch_size: How many images at a time; bounds the memory.
 
     Returns:
-        (N, C, H, W), in units of the output; with ``return_report`` also a
-        :class:`RelevanceReport`. Both are in float32 for a network in half precision.
+        (N, C, H, W), or of the shape that the output of ``until`` has, in units of the output; with
+        ``return_report`` also a :class:`RelevanceReport`. Both are in float32 for a network in half
+        precision.
 
     Raises:
         TypeError: If the model, ``x``, ``target``, the composite, a rule or the start is of the
             wrong type.
         ValueError: If the model is in training mode or cannot be read, an argument is out of
-            range, the composite or ``bias`` is unknown, or a rule fits no layer. A Graph knows no
-            types of modules: name layers by their path, position or type of operation there.
+            range, the composite or ``bias`` is unknown, a rule fits no layer, or a layer named is
+            unknown or not on the way. A Graph knows no types of modules: name layers by their
+            path, position or type of operation there.
         FloatingPointError: If relevance overflows; the message names the layer.
 
     Warns:
@@ -170,8 +197,11 @@ def lrp(
     check_choice("bias", bias, BIAS_TREATMENTS)
     chosen = as_composite(composite)
     traced, x, positions = prepare(model, x, target, output=output)
-    start = _checked_start(start, x, traced)
-    plan = _Plan(traced, assign(chosen, traced, _types_in(model, chosen)), bias)
+    way = route(traced, start_layer, until, conditions)
+    if start_layer is not None and target is not None:
+        raise ValueError("relevance starts at start_layer, so that there is no target to choose")
+    start = _checked_start(start, x, traced.nodes[way.start].shape)
+    plan = _Plan(traced, assign(chosen, traced, _types_in(model, chosen)), bias, way)
 
     one_chunk = partial(_explain, plan, return_report)
     results = in_chunks(one_chunk, internal_batch_size, x, positions, start)
@@ -194,12 +224,12 @@ def _types_in(model: Network, composite: Composite) -> nn.Module:
     return nn.Identity()
 
 
-def _checked_start(start: Tensor | None, x: Tensor, traced: Graph) -> Tensor | None:
+def _checked_start(start: Tensor | None, x: Tensor, shape: graph.Shape) -> Tensor | None:
     if start is None:
         return None
     if not isinstance(start, Tensor):
         raise TypeError(f"start must be a torch.Tensor, not {type(start).__name__}")
-    expected = (len(x), *traced.output_shape)
+    expected = (len(x), *shape)
     if start.shape != expected or not bool(torch.isfinite(start).all()):
         raise ValueError(f"start must hold finite numbers of shape {expected}")
     return start.detach().to(x)
@@ -213,17 +243,19 @@ class _Plan:
         traced: The network.
         rules: The rule of each operation that decides something.
         bias: The treatment of biases.
+        way: Where relevance starts and ends, and what it may pass.
         positive: For each node, whether relevance can only arrive where its output is positive.
     """
 
     traced: Graph
     rules: dict[int, Rule | NonlinearRule]
     bias: str
+    way: Route
     positive: list[bool] = field(init=False)
 
     def __post_init__(self) -> None:
         positive = [False] * len(self.traced.nodes)
-        for node in reversed(self.traced.nodes[:-1]):
+        for node in reversed(self.traced.nodes[: self.way.start]):
             readers = (self.traced.nodes[i] for i in self.traced.consumers[node.index])
             positive[node.index] = all(self._positive_from(r, node, positive) for r in readers)
         object.__setattr__(self, "positive", positive)
@@ -264,8 +296,8 @@ def _explain(
 ) -> tuple[Tensor, RelevanceReport | None]:
     """Explain one chunk; if the result is out of bounds, find out where that came from."""
     record = plan.traced.record(x, keep=plan.kept())
-    if start is None:
-        start = start_signal(positions, record.output) * record.output
+    start = _start(plan, record, positions) if start is None else start
+    start = plan.way.masked(plan.way.start, start)
     relevance, layers = _propagate(plan, record, start, report)
     grown, size = (each.abs().reshape(len(x), -1).sum(1) for each in (relevance, start))
     if not bool((grown <= GAIN_LIMIT * size).all()):
@@ -278,6 +310,13 @@ def _explain(
     found = RelevanceReport(total_of(start), total_of(relevance), tuple(layers))
     _check_gap(found, size)
     return relevance, found
+
+
+def _start(plan: _Plan, record: Record, positions: Tensor | None) -> Tensor:
+    """Return the target output, or all that a layer puts out."""
+    if plan.way.start == len(plan.traced.nodes) - 1:
+        return start_signal(positions, record.output) * record.output
+    return record.value(plan.way.start)
 
 
 def _largest_gain(layer: LayerRelevance) -> float:
@@ -312,11 +351,13 @@ def _check_gap(report: RelevanceReport, size: Tensor) -> None:
 def _propagate(
     plan: _Plan, record: Record, start: Tensor, count: bool
 ) -> tuple[Tensor, list[LayerRelevance]]:
-    """Pass relevance from the output to the input; forget each layer once it is done with."""
-    nodes = plan.traced.nodes
-    arrived: dict[int, Tensor] = {len(nodes) - 1: start.clone()}  # rules may overwrite relevance
+    """Pass relevance from its start to its end; forget each layer once it is done with."""
+    nodes, way = plan.traced.nodes, plan.way
+    arrived: dict[int, Tensor] = {way.start: start.clone()}  # rules may overwrite relevance
     layers: list[LayerRelevance] = []
-    for node in reversed(nodes[1:]):
+    for node in reversed(nodes[way.until + 1 : way.start + 1]):
+        if node.index in way.masks and node.index != way.start:
+            layers += filter(None, [way.gathered(node, arrived, count)])
         relevance = arrived.pop(node.index, None)
         if relevance is None:
             continue
@@ -331,9 +372,12 @@ def _propagate(
             present = arrived.get(source)
             arrived[source] = part if present is None else present.add_(part)
         _forget(plan, node, record)
-    x = record.value(0)
-    heatmap = arrived.get(0, torch.zeros_like(x))
-    return heatmap.contiguous(memory_format=record.memory_format), layers
+    if way.until:
+        layers += filter(None, [way.gathered(nodes[way.until], arrived, count)])
+    shape = (len(start), *nodes[way.until].shape)
+    heatmap = arrived.get(way.until, start.new_zeros(shape))
+    form = record.memory_format if heatmap.ndim == 4 else torch.contiguous_format
+    return heatmap.contiguous(memory_format=form), layers
 
 
 def _forget(plan: _Plan, node: Node, record: Record) -> None:
@@ -425,5 +469,6 @@ def _account(
         stabiliser=torch.zeros_like(arrived) + outcome.stabiliser,
         dead=torch.zeros_like(arrived) + outcome.dead,
         remainder=torch.zeros_like(arrived) + outcome.remainder,
+        excluded=torch.zeros_like(arrived),
         gain=torch.where(arrived_size > 0, size / arrived_size, 0.0),
     )

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-_COUNTED = ("at_output", "at_input", "bias", "stabiliser", "dead", "remainder", "gain")
+_COUNTED = ("at_output", "at_input", "bias", "stabiliser", "dead", "remainder", "excluded", "gain")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,8 @@ class LayerRelevance:
         dead: What was lost at outputs to which no input contributed as the rule asks for, and on
             padding.
         remainder: What a nonlinear operation's Taylor series leaves out, a softmax's above all.
+        excluded: What a condition has stopped: relevance in other channels than those that may
+            pass, or that went around the layer.
         gain: The sum of absolute relevance at the inputs over that at the output.
     """
 
@@ -39,6 +41,7 @@ class LayerRelevance:
     stabiliser: Tensor
     dead: Tensor
     remainder: Tensor
+    excluded: Tensor
     gain: Tensor
 
     @property
@@ -49,7 +52,7 @@ class LayerRelevance:
     @property
     def absorbed(self) -> Tensor:
         """All that arrived and did not leave at an input."""
-        return self.bias + self.stabiliser + self.dead + self.remainder
+        return self.bias + self.stabiliser + self.dead + self.remainder + self.excluded
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +60,9 @@ class RelevanceReport:
     """The account of one LRP pass. Every tensor is (N,) float64.
 
     Attributes:
-        start: The relevance that the pass started with at the output: the logit.
-        at_input: The relevance that arrived at the network's input: the sum of the heatmap.
+        start: The relevance that the pass started with: the logit, unless it was given.
+        at_input: The relevance that arrived at the network's input, or at the layer where it was
+            to end: the sum of the heatmap.
         layers: The layers that decided something, in the order of the pass, from the output down.
     """
 
@@ -87,9 +91,14 @@ class RelevanceReport:
         return self._sum("remainder")
 
     @property
+    def excluded(self) -> Tensor:
+        """What conditions have stopped."""
+        return self._sum("excluded")
+
+    @property
     def absorbed(self) -> Tensor:
-        """Bias, stabiliser, dead and remainder together, all that did not reach the input."""
-        return self.bias + self.stabiliser + self.dead + self.remainder
+        """All these together: what did not reach the input, or the layer where it was to end."""
+        return self.bias + self.stabiliser + self.dead + self.remainder + self.excluded
 
     @property
     def gap(self) -> Tensor:
