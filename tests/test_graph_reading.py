@@ -8,10 +8,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
+from small_networks import REAL, SMALL, real, small
 from torch import Tensor, nn
 
 from xaiutils import graph
 from xaiutils.graph import reading
+from xaiutils.graph.copying import twin
+from xaiutils.graph.recording import Program
+from xaiutils.graph.running import undisturbed
+from xaiutils.graph.translating import translated
 from xaiutils.graph.weights import state_of
 
 Pair = namedtuple("Pair", ["mean", "spread"])
@@ -360,3 +366,192 @@ def test_many_kinds_of_tensors_have_a_state():
     before = state_of(tensors)
     tensors[1].data[2, 1] += 1
     assert state_of(tensors) != before
+
+
+# ------------------------------------------------------- recorded in place of torch.export
+
+
+def described(structure):
+    """What a structure is, but for the tensors in it."""
+    return [
+        (t.name, t.module, t.inputs, t.shape, t.norm_module, type(t.operation))
+        for t in structure.templates
+    ]
+
+
+@undisturbed
+def both(network, x):
+    """The structure as it is recorded and as torch.export gives it, without BatchNorm folded."""
+    structures = []
+    for quick in (True, False):
+        program = reading.exported(lambda: twin(network), reading.two(x), None, quick)
+        assert isinstance(program, Program if quick else torch.export.ExportedProgram)
+        structures.append(translated(network, program, x, fold=False))
+    return structures
+
+
+@pytest.mark.parametrize("name", [*SMALL, *REAL])
+def test_what_is_recorded_is_what_torch_export_gives(name):
+    network, x = small(name) if name in SMALL else (real(name), torch.randn(1, 3, 64, 64).double())
+    quick, slow = both(network, x)
+    assert described(quick) == described(slow)
+    assert quick.constants.keys() == slow.constants.keys()
+    for recorded, exported in zip(quick.templates, slow.templates, strict=True):
+        assert str(recorded.operation) == str(exported.operation)
+
+
+class Decides(nn.Module):
+    """Does what no recording without numbers follows."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.fc, self.kind = nn.Linear(4, 4), kind
+        self.register_buffer("table", torch.arange(4.0))
+
+    def forward(self, x):
+        y = self.fc(x)
+        if self.kind == "numbers":
+            return y if y.sum() > 0 else -y
+        if self.kind == "data":
+            return y.data * 2
+        if self.kind == "buffer":
+            return y * float(self.table.sum())
+        if self.kind == "view":
+            y[:, 0].relu_()
+        if self.kind == "constant":
+            return y * torch.tensor([1.0, 2.0, 3.0, 4.0]) + self.table
+        if self.kind == "batch":
+            return y if len(x) > 100 else y * 2
+        return y
+
+
+@pytest.mark.parametrize("kind", ["data", "buffer", "constant", "batch"])
+def test_what_is_read_is_true_whichever_way_it_is_traced(kind):
+    network, x = Decides(kind).eval(), torch.randn(3, 4)
+    try:
+        traced = graph.trace(network, x)
+    except graph.GraphError:
+        assert kind in ("data", "buffer", "batch")  # torch.export's own refusals
+    else:
+        torch.testing.assert_close(traced(x), network(x).detach())
+
+
+def test_a_decision_by_numbers_is_still_named():
+    with pytest.raises(graph.TraceError, match="decides by the values"):
+        graph.trace(Decides("numbers").eval(), torch.randn(3, 4))
+    with pytest.raises(graph.UnsupportedOperation, match="view"):
+        graph.trace(Decides("view").eval(), torch.randn(3, 4))
+
+
+def test_a_wrong_recording_is_not_used(monkeypatch):
+    network, x = plain()
+    real_one = reading.exported
+
+    def wrong(make, images, output, quick):
+        if quick:  # the program of another network
+            return real_one(lambda: twin(other), images)
+        return real_one(make, images, output, quick)
+
+    other = nn.Sequential(nn.Flatten(), nn.Linear(90, 4)).double().eval()
+    monkeypatch.setattr(reading, "exported", wrong)
+    torch.testing.assert_close(graph.trace(network, x)(x), network(x).detach())
+
+
+# ------------------------------------------------------------------------ images of other sizes
+
+
+class UNet(nn.Module):
+    """Upsamples to the size of what it skipped."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.deep = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3, stride=2)
+        self.up = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        skip = torch.relu(self.down(x))
+        deep = torch.relu(self.deep(skip))
+        deep = F.interpolate(deep, skip.shape[2:], mode="bilinear")
+        return self.up(torch.cat([skip, deep], 1))
+
+
+SIZES = {
+    "resnet": lambda: real("resnet18"),
+    "mobilenet": lambda: real("mobilenet_v2"),
+    "unet": lambda: UNet().double().eval(),
+    "adaptive": lambda: (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(196, 3))
+        .double()
+        .eval()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_another_size_needs_no_export(name, monkeypatch):
+    torch.manual_seed(0)
+    network = SIZES[name]()
+    monkeypatch.setattr(torch.export, "export", None)
+    for height, width in ((64, 64), (96, 64), (65, 71), (64, 64)):
+        x = torch.randn(1, 3, height, width, dtype=torch.float64)
+        traced = graph.trace(network, x)
+        torch.testing.assert_close(traced(x), network(x).detach())
+        start = torch.randn_like(traced(x))
+        given = x.clone().requires_grad_()
+        expected = torch.autograd.grad(network(given), given, start)[0]
+        found = traced.backward(traced.record(x), start)
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_size_that_the_network_does_not_take_is_its_own_error():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 3)).eval()
+    graph.trace(network, torch.randn(1, 3, 6, 6))
+    with pytest.raises(graph.TraceError, match=r"\(N, 3, 7, 7\).*\[64, 3\]"):
+        graph.trace(network, torch.randn(1, 3, 7, 7))
+
+
+# ----------------------------------------------------------------------- networks in a wrapper
+
+
+class Star(nn.Module):
+    """Hands any number of inputs on."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, *inputs):
+        return self.inside(*inputs)
+
+
+WRAPPERS = {
+    "compiled in parallel": lambda n: nn.DataParallel(torch.compile(n)),
+    "parallel, compiled": lambda n: torch.compile(nn.DataParallel(n)),
+    "star over compiled": lambda n: Star(torch.compile(n)),
+    "compiled star over parallel": lambda n: torch.compile(Star(nn.DataParallel(n))),
+    "star over star": lambda n: Star(Star(n)),
+    "compiled in place": lambda n: (n[0].compile(), Star(n))[1],
+    "a compiled part": lambda n: nn.Sequential(torch.compile(n), nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_what_people_wrap_networks_in(name, monkeypatch):
+    network, x = small("residual")
+    expected = network(x).detach()
+    wrapped = WRAPPERS[name](network).eval()
+    monkeypatch.setattr(torch.export, "export", None)
+    traced = graph.trace(wrapped, x)
+    torch.testing.assert_close(traced(x), expected)
+    assert any(node.module.endswith("conv1") for node in traced.nodes)
+    assert graph.trace(wrapped, x) is traced
+    with torch.no_grad():
+        network[1].weight.mul_(2)
+    torch.testing.assert_close(graph.trace(wrapped, x)(x), network(x).detach())
+
+
+def test_a_hook_on_a_compiled_network_is_followed():
+    network, x = small("residual")
+    wrapped = torch.compile(network)
+    wrapped.register_forward_hook(lambda module, inputs, output: output * 2)
+    torch.testing.assert_close(graph.trace(wrapped, x)(x), network(x).detach() * 2)

@@ -27,9 +27,21 @@ def twin(model: nn.Module) -> nn.Module:
         new = copies[id(part)]
         vars(new).update({name: _copied(value, copies) for name, value in vars(part).items()})
         vars(new).pop("_compiled_call_impl", None)  # model.compile(): run what was compiled
+        if (inside := wrapped(part)) is not None:  # a compiled part, say: run what is in it
+            vars(new)["forward"] = copies.get(id(inside), inside)
         for hooks in (vars(new)[name] for name in HOOKS):
             hooks.update({key: _owner(hook, copies) for key, hook in hooks.items()})
     return cast(nn.Module, copies.get(id(model), model))
+
+
+def wrapped(part: nn.Module) -> nn.Module | None:
+    """Return the module inside a compiled or data-parallel one, None of any other."""
+    kind, inside = type(part), None
+    if kind in (nn.DataParallel, nn.parallel.DistributedDataParallel):
+        inside = part.module
+    if kind.__module__.startswith("torch._dynamo"):
+        inside = getattr(part, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else None
 
 
 def _copied(value: Any, copies: dict[int, Any]) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xaiutils.graph.binding import bound_graph
 from xaiutils.graph.comparing import agree, difference, two
-from xaiutils.graph.copying import twin
+from xaiutils.graph.copying import twin, wrapped
 from xaiutils.graph.errors import (
     GraphError,
     TraceError,
@@ -89,13 +89,9 @@ def _packed(model: nn.Module, inputs: Any) -> tuple[Tensor, tuple[Shape, ...]]:
 
 
 def _inner(model: nn.Module) -> nn.Module:
-    """Return the network inside a compiled or data-parallel one."""
-    kind, inside = type(model), None
-    if kind in (nn.DataParallel, nn.parallel.DistributedDataParallel):
-        inside = model.module
-    if kind.__module__.startswith("torch._dynamo"):
-        inside = model._orig_mod
-    return _inner(inside) if isinstance(inside, nn.Module) and not hooked(model) else model
+    """Return the network inside a compiled or data-parallel one that does nothing else."""
+    inside = wrapped(model)
+    return model if inside is None or hooked(model) else _inner(inside)
 
 
 # ------------------------------------------------------------------------------- remembering
@@ -169,7 +165,10 @@ def _doubtful(model: nn.Module, task: _Task) -> bool:
     memory = _memories.get(model)
     if any(GLOBAL_HOOKS) or (memory and memory.written) or not fully_seen(task.output):
         return True
-    return any("forward" in vars(part) or hooked(part) for part in model.modules())
+    return any(
+        ("forward" in vars(part) and wrapped(part) is None) or hooked(part)
+        for part in model.modules()
+    )
 
 
 @undisturbed
@@ -190,20 +189,48 @@ def _traced(model: nn.Module, key: Any, x: Tensor, task: _Task) -> Structure:
             f"{type(model).__name__} was made by torch.jit, which hides what it computes; hand over"
             " the Python module that it was made from"
         )
-    images = two(x)
     mark = fingerprint(model)
-    program = exported(task.twin(model), images, task.output)
-    structure = translated(model, program, x, task.fold)
-    expected, written = _own_output(model, images, task)
-    bound = Bound.now(structure, model)
-    if not agree(bound.graph(images), expected):
-        plain = bound_graph(translated(model, program, x, fold=False), model)
-        raise TraceError(difference(task.twin(model), plain, images))
+    try:
+        bound, written = _attempt(model, x, task, quick=True)
+    except _Doubt:
+        bound, written = _attempt(model, x, task, quick=False)
     memory = _memories.get(model)
     if memory is None or not memory.holds_for(mark):
         memory = _memories[model] = Memory(mark)
     memory.keep(key, bound, written)
-    return structure
+    return bound.structure
+
+
+class _Doubt(Exception):  # noqa: N818 - not an error to its reader
+    """What was recorded is not good enough: torch.export is to be asked."""
+
+
+def _attempt(
+    model: nn.Module, x: Tensor, task: _Task, quick: bool
+) -> tuple[Bound, frozenset[tuple[str, str]]]:
+    """Trace a network and compare the result with its own output for two images.
+
+    Returns:
+        The graph, and the attributes that the network's forward changes.
+
+    Raises:
+        _Doubt: If a quick attempt does not succeed, for whatever reason.
+    """
+    images = two(x)
+    program: Any = exported(lambda: task.twin(model), images, task.output, quick)
+    final = isinstance(program, torch.export.ExportedProgram)
+    try:
+        structure = translated(model, program, x, task.fold)
+        expected, written = _own_output(model, images, task)
+        bound = Bound.now(structure, model)
+        if not agree(bound.graph(images), expected):
+            plain = bound_graph(translated(model, program, x, fold=False), model)
+            raise TraceError(difference(task.twin(model), plain, images))
+    except Exception as error:
+        if final:
+            raise
+        raise _Doubt from error
+    return bound, written
 
 
 def _own_output(

@@ -1,7 +1,7 @@
-"""From a PyTorch module to an exported program, by ``torch.export``.
+"""From a PyTorch module to a program of ATen operations: recorded, or by ``torch.export``.
 
-``torch.export`` runs a module once on shapes alone and writes down every ATen operation, with the
-module that asked for it. What it runs is a copy of the user's module, whose hooks were told apart
+Both run a module once on shapes alone and write down every ATen operation, with the module that
+asked for it. What it runs is a copy of the user's module, whose hooks were told apart
 before: those that only look on are left out, those that change something are traced.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from xaiutils.graph.copying import HOOKS
 from xaiutils.graph.errors import GraphError, TraceError
 from xaiutils.graph.inputs import takes_any_number
 from xaiutils.graph.outputs import Output, chosen
+from xaiutils.graph.recording import Program, recorded
 from xaiutils.graph.translating import reads_what_was_overwritten
 
 _LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.export")
@@ -65,25 +66,30 @@ def _remove_onlookers(copy: nn.Module, x: Tensor) -> None:
         hooks.update(kept)
 
 
-def exported(copy: nn.Module, x: Tensor, output: Output = None) -> torch.export.ExportedProgram:
-    """Return the program of a copied network for a batch like ``x``, of any size.
+def exported(
+    twin: Callable[[], nn.Module], x: Tensor, output: Output = None, quick: bool = True
+) -> Program | torch.export.ExportedProgram:
+    """Return the program of a network for a batch like ``x``, of any size.
 
-    The copy is left with hooks of its own; ``output`` chooses what it returns.
+    Args:
+        twin: Makes a copy of the network, which is changed.
+        x: An input.
+        output: Which of several outputs the program returns.
+        quick: Whether to record it, where that will do.
 
     Raises:
-        TraceError: If it cannot be exported.
+        GraphError: If it cannot be exported.
     """
+    if quick and (found := _recorded(twin, x, output)) is not None:
+        return found
+    copy = twin()
     example = x.new_zeros(2, *x.shape[1:])  # two: a batch of one is special
     batch: Any = {0: torch.export.Dim.DYNAMIC}
-    several = takes_any_number(copy)
     try:
-        if any(hooked(part) for part in copy.modules()):
-            _remove_onlookers(copy, x)
-        copy.register_forward_hook(lambda module, _, found: chosen(module, found, output))
+        _prepare(copy, x, output)
+        sizes: Any = ((batch,),) if takes_any_number(copy) else (batch,)
         with _quiet():
-            program = torch.export.export(
-                copy, (example,), dynamic_shapes=((batch,),) if several else (batch,)
-            )
+            program = torch.export.export(copy, (example,), dynamic_shapes=sizes)
             if reads_what_was_overwritten(program):
                 program = program.run_decompositions({})  # no operation works in place any more
     except GraphError:
@@ -91,6 +97,25 @@ def exported(copy: nn.Module, x: Tensor, output: Output = None) -> torch.export.
     except Exception as error:
         raise untraceable(copy, x, error) from error
     return program
+
+
+def _recorded(twin: Callable[[], nn.Module], x: Tensor, output: Output) -> Program | None:
+    """Return the program as it was recorded, None if ``torch.export`` has to be asked."""
+    try:
+        copy = twin()
+        _prepare(copy, x, output)
+        with _quiet():
+            program = recorded(copy, x)
+        return None if reads_what_was_overwritten(cast(Any, program)) else program
+    except Exception:  # torch.export says better what is wrong, if anything is
+        return None
+
+
+def _prepare(copy: nn.Module, x: Tensor, output: Output) -> None:
+    """Leave out the hooks that only look on, and let a copied network return the chosen output."""
+    if any(hooked(part) for part in copy.modules()):
+        _remove_onlookers(copy, x)
+    copy.register_forward_hook(lambda module, _, found: chosen(module, found, output))
 
 
 def untraceable(model: nn.Module, x: Tensor, error: Exception) -> TraceError:
