@@ -61,7 +61,7 @@ class MnistViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map digits (N, 1, 28, 28) to logits (N, 10)."""
         tokens = self.patches(x).flatten(2).transpose(1, 2)  # (N, 49, 64)
-        class_token = self.class_token.expand(len(x), -1, -1)
+        class_token = self.class_token.expand(x.shape[0], -1, -1)
         tokens = torch.cat([class_token, tokens], dim=1) + self.positions
         tokens = self.norm(self.blocks(tokens))
         return cast(Tensor, self.head(tokens[:, 0]))
