@@ -81,7 +81,7 @@ def grad_cam(
 def _on_graph(
     traced: graph.Graph, node: graph.Node, relu: bool, x: Tensor, positions: Tensor | None
 ) -> Tensor:
-    record = traced.record(x, keep=traced.gates | {node.index})
+    record = traced.record(x, keep=traced.needed | {node.index})
     start = start_signal(positions, record.output)
     slopes = traced.backward(record, start, until=node.index)
     return _weighted_maps(record.value(node.index), slopes, relu, x)
@@ -143,26 +143,74 @@ def _last_maps(traced: graph.Graph) -> graph.Node:
     """Return the last maps from which the last weighted layer is computed, before any pooling.
 
     The last layer's own output would not do: its channels are the network's outputs already.
+
+    Raises:
+        ValueError: If there are none, or what is computed of them place by place, as tokens, is
+            what the last layer reads.
     """
-    convolved: list[bool] = []
-    for node in traced.nodes:
-        own = isinstance(node.operation, graph.Convolution)
-        convolved.append(own or any(convolved[i] for i in node.inputs))
-    weighted = [
-        n for n in traced.nodes if isinstance(n.operation, (graph.Convolution, graph.Dense))
-    ]
+    weighted = [node for node in traced.nodes if _weighted(node.operation)]
     read = ancestors(weighted[-1], traced) if weighted else set()
+    maps = _convolved_maps(traced)
     candidates = [
         node
         for node in traced.nodes
-        if node.index in read and convolved[node.index] and _has_maps(node, traced)
-        if math.prod(node.shape[1:]) > 1
+        if node.index in read & maps and _has_maps(node, traced) and _has_places(node)
     ]
     if candidates:
-        return _before_pooling(candidates[-1], traced)
-    if weighted and isinstance(weighted[-1].operation, graph.Convolution):  # the only one
+        found = _before_pooling(candidates[-1], traced)
+        later = [n for n in weighted[:-1] if n.index in read and _has_places(n)]
+        if not any(found.index in ancestors(node, traced) for node in later):
+            return found
+    elif weighted and _convolves(weighted[-1].operation):  # the only one
         return weighted[-1]
-    raise ValueError("the network has no convolution whose maps its last layer reads; name a layer")
+    raise ValueError(
+        "the network has no convolution whose maps its last layer reads"
+        + (", but tokens that are computed from them" if candidates else "")
+        + "; name a layer"
+    )
+
+
+def _convolves(operation: graph.Operation) -> bool:
+    called = isinstance(operation, graph.LinearCall) and operation.kind.startswith("conv")
+    return called or isinstance(operation, graph.Convolution)
+
+
+def _weighted(operation: graph.Operation) -> bool:
+    """Whether signals are multiplied by weights, or by each other as attention does."""
+    called = isinstance(operation, graph.LinearCall) and operation.weighted
+    return called or isinstance(operation, (graph.Convolution, graph.Dense, graph.MatrixProduct))
+
+
+def _has_places(node: graph.Node) -> bool:
+    return math.prod(node.shape[1:]) > 1
+
+
+# After these the first dimension may not be the channels any more: tokens, channels last.
+_MOVING = (graph.Reshape, graph.LinearCall, graph.Dense, graph.MatrixProduct, graph.Softmax)
+
+
+def _convolved_maps(traced: graph.Graph) -> set[int]:
+    """Return the nodes that hold maps (K, ...) of a convolution.
+
+    What is pooled over all its places holds some, too, in whatever way it came about.
+    """
+    found, derived = set[int](), set[int]()
+    for node in traced.nodes:
+        own = _convolves(node.operation)
+        if own or not derived.isdisjoint(node.inputs):
+            derived.add(node.index)
+        kept = not isinstance(node.operation, _MOVING) and not found.isdisjoint(node.inputs)
+        if own or kept:
+            found.add(node.index)
+        if _pools(node.operation) and not _has_places(node):
+            found.update(derived.intersection(node.inputs))
+    return found
+
+
+def _pools(operation: graph.Operation) -> bool:
+    if isinstance(operation, graph.Mean):
+        return 1 not in operation.dims  # the channels stay, which is not so where they are last
+    return isinstance(operation, (graph.Switch, graph.AveragePool, graph.AdaptiveAveragePool))
 
 
 def ancestors(node: graph.Node, traced: graph.Graph) -> set[int]:
@@ -178,8 +226,7 @@ def ancestors(node: graph.Node, traced: graph.Graph) -> set[int]:
 
 
 def _before_pooling(node: graph.Node, traced: graph.Graph) -> graph.Node:
-    pooling = (graph.Switch, graph.AveragePool, graph.AdaptiveAveragePool)
-    while isinstance(node.operation, pooling):
+    while _pools(node.operation):
         node = traced.nodes[node.inputs[0]]
     return node
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xaiutils import graph
+from xaiutils.graph.calls import Call
 from xaiutils.graph.errors import UnpreprocessedWarning, warn
 from xaiutils.graph.outputs import Output
 
@@ -216,7 +217,8 @@ def _check_is_tensor(model: nn.Module, x: Any) -> None:
 
 
 def _check_fits(traced: graph.Graph, x: Tensor) -> None:
-    """Refuse inputs that a graph was not read for."""
+    """Refuse inputs that a graph was not read for, and one whose weights have changed since."""
+    traced._check_weights()  # it may be copied into float32 before it runs
     graph.check_input(nn.Identity(), x)  # what holds for every network
     if tuple(x.shape[1:]) != traced.input_shape:
         wanted = ", ".join(map(str, traced.input_shape))
@@ -224,7 +226,7 @@ def _check_fits(traced: graph.Graph, x: Tensor) -> None:
             f"the graph is for inputs of shape (N, {wanted}), not {tuple(x.shape)}; "
             "trace the network again for others"
         )
-    weight = next((w for node in traced.nodes for w in _numbers(node.operation).values()), None)
+    weight = next((w for node in traced.nodes for w in _numbers(node.operation)), None)
     if weight is not None and weight.dtype != x.dtype:
         raise TypeError(f"x is {x.dtype} but the graph is {weight.dtype}; convert x")
     if weight is not None and weight.device != x.device:
@@ -256,13 +258,25 @@ def precise_graph(traced: graph.Graph, dtype: torch.dtype) -> graph.Graph:
 
 
 def _precise_operation(operation: graph.Operation) -> graph.Operation:
-    return replace(operation, **{k: precise(v) for k, v in _numbers(operation).items()})
-
-
-def _numbers(operation: graph.Operation) -> dict[str, Tensor]:
-    """Return the floating-point tensors in an operation, by the name of their field."""
     values = {field.name: getattr(operation, field.name) for field in fields(operation)}
-    return {k: v for k, v in values.items() if torch.is_tensor(v) and v.is_floating_point()}
+    return replace(operation, **{name: _precise_value(value) for name, value in values.items()})
+
+
+def _precise_value(value: Any) -> Any:
+    """Return a field of an operation in float32 at least: a tensor, a call with some, a type."""
+    if isinstance(value, Call):
+        return value.mapped(_precise_value)
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return precise(value)
+    if isinstance(value, torch.dtype) and value.is_floating_point:  # the network casts to it
+        return torch.promote_types(value, torch.float32)
+    return value
+
+
+def _numbers(operation: graph.Operation) -> list[Tensor]:
+    """Return the floating-point tensors in an operation."""
+    values = [getattr(operation, field.name) for field in fields(operation)]
+    return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
 
 
 def require_piecewise_linear(traced: graph.Graph, method: str) -> None:
@@ -272,12 +286,12 @@ def require_piecewise_linear(traced: graph.Graph, method: str) -> None:
         UnsupportedOperation: If there is a smooth gate, or a product, a quotient, a normalisation
             or a softmax of computed numbers. It names the first, and what to do.
     """
-    smooth: Any = getattr(graph, "SmoothGate", ())
-    nonlinear: Any = getattr(graph, "Nonlinear", ())
     for node in traced.nodes:
-        if isinstance(node.operation, smooth):
+        if isinstance(node.operation, graph.SmoothGate) and "prelu" in node.operation.kind:
+            reason = "its learned slopes are told by its input, which the method does not ask for"
+        elif isinstance(node.operation, graph.SmoothGate):
             reason = "its slope changes everywhere, and the method asks which side of a bend it is"
-        elif isinstance(node.operation, nonlinear):
+        elif isinstance(node.operation, graph.Nonlinear):
             reason = "the output depends on several computed numbers at once, not on one gate"
         else:
             continue

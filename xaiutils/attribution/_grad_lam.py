@@ -223,7 +223,7 @@ def latent_maps(
     node = feature_layer(traced, layer)
     if len(node.shape) != 3:  # of an encoder that reads no images
         raise ValueError(f"layer {node.name!r} has no feature maps (K, h, w): {node.shape}")
-    later = frozenset(index for index in traced.needed if index >= node.index)
+    later = _read_behind(traced, node)
     record = traced.record(x, keep=later | {node.index})
     latents = record.output
     if not bool(torch.isfinite(latents).all()):
@@ -232,7 +232,7 @@ def latent_maps(
     found = []
     for start in torch.split(torch.eye(latents.shape[1]).to(latents), chunk_size):
         signal = start[:, None].expand(-1, *latents.shape).reshape(-1, latents.shape[1])
-        repeated = _repeated(record, len(start), node.index)
+        repeated = _repeated(record, len(start), later)
         slopes = traced.backward(repeated, signal, until=node.index)
         slopes = slopes.reshape(len(start), *features.shape)
         if pooled:
@@ -242,17 +242,24 @@ def latent_maps(
     return LatentMaps(maps, torch.ones_like(latents), x.new_empty(len(x), 0, 0), latents, node.name)
 
 
-def _repeated(record: graph.Record, times: int, after: int) -> graph.Record:
-    """Return the part of a record behind a node, with the batch repeated."""
+def _read_behind(traced: graph.Graph, node: graph.Node) -> frozenset[int]:
+    """Return the nodes whose outputs are read on the way back from the output to a node."""
+    return frozenset(
+        index for index in traced.needed if max((index, *traced.consumers[index])) > node.index
+    )
+
+
+def _repeated(record: graph.Record, times: int, wanted: frozenset[int]) -> graph.Record:
+    """Return a part of a record, with the batch repeated."""
 
     def again(kept: Tensor) -> Tensor:
         return kept.repeat(times, *[1] * (kept.ndim - 1))
 
     values = [
-        None if value is None or index <= after else again(value)
+        again(value) if index in wanted and value is not None else None
         for index, value in enumerate(record.values)
     ]
-    indices = {index: again(kept) for index, kept in record.indices.items() if index > after}
+    indices = {index: again(kept) for index, kept in record.indices.items()}
     return replace(record, values=values, indices=indices)
 
 
