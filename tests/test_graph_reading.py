@@ -555,3 +555,22 @@ def test_a_hook_on_a_compiled_network_is_followed():
     wrapped = torch.compile(network)
     wrapped.register_forward_hook(lambda module, inputs, output: output * 2)
     torch.testing.assert_close(graph.trace(wrapped, x)(x), network(x).detach() * 2)
+
+
+class Mixed(nn.Module):
+    """Computes a part in bfloat16, on purpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 40), nn.Linear(40, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = torch.relu(self.first(x))
+        return self.second(y.float())
+
+
+def test_autocast_inside_is_not_recorded_as_if_it_were_not_there():
+    network, x = Mixed().eval(), torch.randn(3, 4)
+    found = undisturbed(reading.exported)(lambda: twin(network), reading.two(x), None, True)
+    assert not isinstance(found, Program)

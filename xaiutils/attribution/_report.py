@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COUNTED = ("at_output", "at_input", "bias", "stabiliser", "dead", "remainder", "excluded", "gain")
 
@@ -116,6 +119,8 @@ class RelevanceReport:
 
     def to_frame(self, image: int = 0) -> pd.DataFrame:
         """Return the account of one image as a table with one row for each layer."""
+        import pandas as pd  # it takes half a second to import
+
         columns = (*_COUNTED[:-1], "gap", "gain")
         return pd.DataFrame(
             {

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 Fill = Callable[[Tensor, torch.Generator], Tensor]
@@ -126,6 +125,8 @@ class Blur:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """A blurred copy of each of the images (N, C, H, W)."""
+        from scipy.ndimage import gaussian_filter  # slow to import
+
         sigmas = (0, 0, self.sigma, self.sigma)
         return torch.from_numpy(gaussian_filter(images.numpy(), sigmas, mode="nearest"))
 

@@ -13,8 +13,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
-from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from xaiutils import graph
@@ -158,6 +156,8 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: The shapes do not fit, or a map holds NaN or infinity.
     """
+    from scipy.stats import rankdata  # slow to import
+
     ranks = [torch.from_numpy(rankdata(m.flatten(1), axis=1)) for m in _pair(first, second)]
     one, two = (r - r.mean(dim=1, keepdim=True) for r in ranks)
     size = one.norm(dim=1) * two.norm(dim=1)
@@ -179,6 +179,8 @@ def map_similarity(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: As in `rank_correlation`, or the maps are too small.
     """
+    from skimage.metrics import structural_similarity  # slow to import
+
     one, two = (
         m / m.abs().amax((1, 2), keepdim=True).clamp(min=1e-300) for m in _pair(first, second)
     )

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.source import ConstantSource
+from torch._guards import Source
 from torch.export.graph_signature import (
     InputKind,
     InputSpec,
@@ -124,6 +124,8 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
         in_place = name.endswith("_") and func._schema.is_mutable
+        if torch.is_autocast_enabled(self.device.type):
+            raise Unclear("autocast, which changes the types of tensors that have numbers")
         if func.namespace != "aten" or torch.Tag.data_dependent_output in func.tags:
             raise Unclear(f"{func} decides by numbers, or is not of PyTorch")
         if func._schema.is_mutable and not (in_place and len(func._schema.returns) == 1):
@@ -283,9 +285,15 @@ def _names(copy: nn.Module) -> dict[int, tuple[InputKind, str]]:
     return buffers | {id(t): (InputKind.PARAMETER, path) for path, t in copy.named_parameters()}
 
 
+class _Batch(Source):
+    """Where the size of the batch comes from, which PyTorch wants to know of every symbol."""
+
+    @property
+    def name(self) -> str:
+        return "batch"
+
+
 def _symbol() -> torch.SymInt:
     """Return a size that stands for that of the batch."""
-    made = ShapeEnv().create_unspecified_symint_and_symbol(
-        _BATCH, ConstantSource("batch"), DimDynamic.DYNAMIC
-    )
+    made = ShapeEnv().create_unspecified_symint_and_symbol(_BATCH, _Batch(), DimDynamic.DYNAMIC)
     return cast(torch.SymInt, made)

@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,10 @@ from xaiutils.graph.copying import HOOKS
 from xaiutils.graph.errors import GraphError, TraceError
 from xaiutils.graph.inputs import takes_any_number
 from xaiutils.graph.outputs import Output, chosen
-from xaiutils.graph.recording import Program, recorded
 from xaiutils.graph.translating import reads_what_was_overwritten
+
+if TYPE_CHECKING:
+    from xaiutils.graph.recording import Program
 
 _LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._export", "torch.export")
 GLOBAL_HOOKS: Any = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
@@ -102,6 +104,8 @@ def exported(
 def _recorded(twin: Callable[[], nn.Module], x: Tensor, output: Output) -> Program | None:
     """Return the program as it was recorded, None if ``torch.export`` has to be asked."""
     try:
+        from xaiutils.graph.recording import recorded  # it takes a second to import
+
         copy = twin()
         _prepare(copy, x, output)
         with _quiet():
