@@ -103,6 +103,14 @@ def test_rules_for_a_graph_are_named_by_anything_but_types_of_modules():
             attribution.lrp(traced, x, 0, {key: ZPlus()})
 
 
+def test_rules_for_a_wrapped_network_are_named_as_for_the_one_inside():
+    network, x = small("residual")
+    for outside in (torch.compile(network), nn.DataParallel(network)):
+        for key in (0, "2.conv1", nn.Conv2d, nn.Linear, type(network[2])):
+            found = attribution.lrp(outside.eval(), x, 0, {key: ZPlus()})
+            assert torch.equal(found, attribution.lrp(network, x, 0, {key: ZPlus()})), key
+
+
 def test_a_layer_into_which_a_batch_norm_was_folded_has_no_output_in_the_graph():
     network, x = small("bottleneck")
     folded, plain = graph.trace(network, x), graph.trace(network, x, fold=False)

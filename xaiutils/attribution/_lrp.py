@@ -42,8 +42,10 @@ from xaiutils.graph import (
     Record,
     Switch,
 )
+from xaiutils.graph.copying import wrapped
 from xaiutils.graph.errors import warn
 from xaiutils.graph.outputs import Output
+from xaiutils.graph.tracing import hooked
 
 Bias = Literal["absorb", "ignore", "redistribute"]
 
@@ -214,7 +216,8 @@ def lrp(
 def _types_in(model: Network, composite: Composite) -> nn.Module:
     """Return the module whose parts' types an override may name; a graph has none of them."""
     if not isinstance(model, Graph):
-        return model
+        inside = wrapped(model)  # a compiled or data-parallel one, whose paths are others
+        return model if inside is None or hooked(model) else _types_in(inside, composite)
     for key, _ in composite.overrides:
         if isinstance(key, type) and not issubclass(key, Operation):
             raise ValueError(
