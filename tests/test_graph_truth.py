@@ -62,13 +62,12 @@ def test_a_copy_is_no_alias_and_an_alias_is_no_copy(function):
         lambda y: y.select(2, 1),
     ],
 )
-def test_a_part_changed_in_place_is_refused_and_a_whole_view_is_followed(view):
+def test_a_part_changed_in_place_is_followed_and_a_whole_view_is_too(view):
     def function(y):
         F.relu_(view(y))
         return y.flatten(1)
 
-    with pytest.raises(graph.UnsupportedOperation, match="changes a view"):
-        graph.trace(*lines(function))
+    assert_computes(*lines(function))
     assert_computes(*lines(lambda y: (F.relu_(y.permute(0, 2, 3, 1)), y)[-1]))
 
 
@@ -622,14 +621,10 @@ def test_signs_of_clamps(low, high, before, after):
     [
         (lambda y: torch.div(y, 0.1, rounding_mode="floor"), "rounding_mode='floor'"),
         (lambda y: y.mean((2, 3), dtype=torch.float64), "dtype="),
-        (lambda y: y * y.mean(), "averages over the images"),
+        (lambda y: y * y.mean(), "mixes the images"),
         (lambda y: y.reshape(y.shape[0] * 2, -1), "mixes the images"),
-        (lambda y: y / y.shape[0], "only division by a number"),
+        (lambda y: y / y.shape[0], "size of the batch"),
         (lambda y: y * y.shape[0], "size of the batch"),
-        (lambda y: y * y.mean((2, 3), keepdim=True).sigmoid(), "middle of a network"),
-        (lambda y: y.flatten(1).softmax(1) @ torch.ones(36, 2), "no rule"),
-        (lambda y: y.flatten(1).sigmoid()[:, :1].reshape(-1), "middle|without its sigmoid"),
-        (lambda y: y.flatten(1)[:, 0].sigmoid().reshape(-1, 1), "without its sigmoid"),
     ],
 )
 def test_what_it_cannot_do_is_named_and_never_guessed(function, words):
@@ -637,14 +632,17 @@ def test_what_it_cannot_do_is_named_and_never_guessed(function, words):
         graph.trace(*lines(function, torch.float32))
 
 
-def test_weights_that_are_computed_are_not_called_images():
+def test_weights_that_are_computed_are_computed_once_the_weights_are_known():
     class Standardised(nn.Conv2d):
         def forward(self, x):
             return F.conv2d(x, self.weight.reshape(self.weight.shape) - 1, self.bias)
 
-    network = nn.Sequential(Standardised(3, 4, 3)).eval()
-    with pytest.raises(graph.UnsupportedOperation, match="does not depend on the network's input"):
-        graph.trace(network, torch.randn(2, 3, 5, 5))
+    network = nn.Sequential(Standardised(3, 4, 3)).eval().double()
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    assert_computes(network, x)
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    assert_computes(network, x)
 
 
 def test_an_unused_branch_may_do_anything():

@@ -29,6 +29,7 @@ from xaiutils.graph import (
     Nonlinear,
     Normalisation,
     Operation,
+    Pad,
     Product,
     Softmax,
 )
@@ -229,7 +230,7 @@ def _reads_input(node: Node, traced: Graph) -> bool:
 
 def _rescales(operation: Operation) -> bool:
     copies = isinstance(operation, LinearOperation) and operation.routing
-    return copies or isinstance(operation, Affine)
+    return copies or isinstance(operation, (Affine, Pad))
 
 
 _Rank = tuple[int, float, int]

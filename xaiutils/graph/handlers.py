@@ -125,9 +125,10 @@ def repeat(asked: Asked) -> Any:
         raise asked.unsupported(
             "no rule is known for it; xaiutils.graph.register tells the graph what it is"
         )
-    if name.endswith("_scatter") and len(asked.sources()) > 1:
-        raise asked.unsupported("it changes a view of a tensor, a part of it, in place")
     _check_images(asked, name)
+    read = [asked.tracer.lookup(source) for source in asked.node.all_input_nodes]
+    if name in kinds.SUMS | kinds.WEIGHTED | kinds.ELEMENTWISE and _counts(read):
+        raise asked.unsupported("it depends on the size of the batch")
     signals = len(asked.sources())
     if name in kinds.PRODUCTS and signals == 2:
         return _product_of(asked)
@@ -143,6 +144,10 @@ def repeat(asked: Asked) -> Any:
     return _repeat_nonlinear(asked)
 
 
+def _counts(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, Rows) for value in values)
+
+
 def _once(asked: Asked) -> bool:
     """Whether the call reads its signal once: what multiplies a signal by itself is not linear."""
     read = [leaf for leaf in tree_leaves(asked.node.args) if isinstance(leaf, fx.Node)]
@@ -156,9 +161,12 @@ def _check_images(asked: Asked, name: str) -> None:
     dims = [dim for dim in tree_leaves(given) if isinstance(dim, int)]
     if name == "index":
         dims = [i for i, v in enumerate(asked.arguments["indices"]) if v is not None]
-    ranks = [len(s.meta["val"].shape) for s in asked.node.all_input_nodes]
+    shown = [source.meta["val"] for source in asked.node.all_input_nodes]
+    ranks = [value.ndim for value in shown if isinstance(value, torch.Tensor)]
     along = {dim % max(ranks, default=1) for dim in dims}
-    mixes = name not in kinds.MOVES_IMAGES and any(layout.dim in along for layout in layouts)
+    mixes = name not in kinds.MOVES_IMAGES | {"repeat_interleave"} and any(
+        layout.dim in along for layout in layouts
+    )
     flattens = name in ("roll", "softmax", "flip") and not dims
     rows = {layout.times * layout.before for layout in layouts}
     rows.add(asked.tracer.images(asked.first(), asked)[1])
@@ -745,6 +753,16 @@ def _slice(asked: Asked) -> Any:
     return repeat(asked)
 
 
+def _slice_scatter(asked: Asked) -> Any:
+    """Translate a part that was overwritten; all images, one after another, are everything."""
+    dim, whole = (asked["dim"] or 0) % asked.rank(), (asked["end"] or 2**62) >= 2**62
+    if asked.is_signal("self") and dim == asked.layout("self").dim:
+        if whole and asked["start"] in (None, 0) and asked["step"] == 1:
+            return asked.value("src")
+        raise asked.unsupported("it changes some images of the batch only")
+    return repeat(asked)
+
+
 def _expand(asked: Asked) -> Any:
     """Translate a signal that is repeated; the other of ``expand_as`` gives only the shape."""
     asked.implied()
@@ -824,6 +842,7 @@ _ANYWHERE: dict[str, Handler] = {
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(kinds.RESHAPES, _reshape),
     "slice": _slice,
+    "slice_scatter": _slice_scatter,
     "expand": _expand,
     "expand_as": _expand,
     **dict.fromkeys(kinds.DROPOUTS, _dropout),

@@ -39,7 +39,9 @@ ELEMENTWISE = _names(
 # What weighs another signal when it meets one in a product.
 GATES = _names("sigmoid hardsigmoid softmax _softmax reciprocal rsqrt tanh log_sigmoid")
 # These may have the images in one of the dimensions that they name.
-MOVES_IMAGES = _names("permute transpose movedim moveaxis swapaxes swapdims stack t")
+MOVES_IMAGES = _names(
+    "permute transpose movedim moveaxis swapaxes swapdims stack t repeat_interleave"
+)
 # The same numbers in another shape, or with nothing changed at all.
 RESHAPES = _names(
     "flatten view reshape _unsafe_view squeeze unsqueeze unflatten view_as reshape_as"

@@ -23,7 +23,7 @@ from xaiutils.graph.copying import HOOKS
 from xaiutils.graph.errors import GraphError, TraceError
 from xaiutils.graph.inputs import takes_any_number
 from xaiutils.graph.outputs import Output, chosen
-from xaiutils.graph.translating import reads_what_was_overwritten
+from xaiutils.graph.translating import needs_decomposition
 
 if TYPE_CHECKING:
     from xaiutils.graph.recording import Program
@@ -92,8 +92,8 @@ def exported(
         sizes: Any = ((batch,),) if takes_any_number(copy) else (batch,)
         with _quiet():
             program = torch.export.export(copy, (example,), dynamic_shapes=sizes)
-            if reads_what_was_overwritten(program):
-                program = program.run_decompositions({})  # no operation works in place any more
+            if needs_decomposition(program):
+                program = program.run_decompositions({})  # nothing works in place any more
     except GraphError:
         raise
     except Exception as error:
@@ -110,7 +110,7 @@ def _recorded(twin: Callable[[], nn.Module], x: Tensor, output: Output) -> Progr
         _prepare(copy, x, output)
         with _quiet():
             program = recorded(copy, x)
-        return None if reads_what_was_overwritten(cast(Any, program)) else program
+        return None if needs_decomposition(cast(Any, program)) else program
     except Exception:  # torch.export says better what is wrong, if anything is
         return None
 

@@ -164,8 +164,14 @@ def _needed(output: fx.Node) -> set[fx.Node]:
     return needed
 
 
-def reads_what_was_overwritten(program: torch.export.ExportedProgram) -> bool:
-    """Whether a tensor that is changed in place may be read under another name, too."""
+def needs_decomposition(program: torch.export.ExportedProgram) -> bool:
+    """Whether a program is to be rewritten so that it can be translated call by call.
+
+    That is so if a tensor that is changed in place may be read under another name, too, or if a
+    part of the program stands aside (under ``torch.autocast``).
+    """
+    if any(node.op == "get_attr" for node in program.graph.nodes):
+        return True
     changed = [node for node in program.graph.nodes if _in_place(node)]
     return not all(_has_one_name(node.args[0]) for node in changed)
 
