@@ -696,6 +696,30 @@ def test_relevance_starts_in_channels_of_a_layer_by_its_values():
     torch.testing.assert_close(attribution.lrp(network, last, 1, until="6").shape, (3, 6))
 
 
+@pytest.mark.parametrize(
+    ("make", "layer"), [(smooth, "3"), (smooth, "5"), (tokens, "patches"), (tokens, "Tokens")]
+)
+def test_the_account_of_a_way_through_a_smooth_network_closes(make, layer):
+    network, x = make()
+    traced = graph.trace(network, x)
+    additions = [n for n in traced.nodes if isinstance(n.operation, graph.Add)]
+    layer = additions[-1].name if layer == "Tokens" else layer
+    width = traced.find(layer).shape[0]
+    for composite in ("epsilon", "attn_lrp"):
+        whole, inner = (attribution.lrp(network, x, 1, composite, until=u) for u in (None, layer))
+        again = attribution.lrp(network, x, None, composite, start_layer=layer, start=inner)
+        torch.testing.assert_close(again, whole)
+        parts = []
+        for channel in range(width):
+            found, report = attribution.lrp(
+                network, x, 1, composite, conditions={layer: [channel]}, return_report=True
+            )
+            parts.append(found)
+            assert float(report.relative_gap.max()) < 1e-9
+            assert bool(report.excluded.any())
+        torch.testing.assert_close(sum(parts), whole)
+
+
 def test_ways_that_lead_nowhere_are_refused():
     network, x = deep()
     for options, error, words in (

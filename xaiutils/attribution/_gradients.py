@@ -41,6 +41,10 @@ def gradient(
     transposed, every ReLU open where it was open. A network that cannot be read is differentiated
     by autograd, as by :func:`smoothgrad` and :func:`integrated_gradients` too.
 
+    Of a network with several inputs any method explains them all, as one: hand over
+    ``graph.trace(model, inputs)`` and ``graph.pack(inputs)``, and ``graph.unpack`` gives each
+    input its part of the result.
+
     Args:
         model: A classifier, or any network, in evaluation mode; or the
             :class:`~xaiutils.graph.Graph` that :func:`xaiutils.graph.trace` has read of one, whose
