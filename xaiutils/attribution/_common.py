@@ -218,7 +218,7 @@ def _check_is_tensor(model: nn.Module, x: Any) -> None:
 
 def _check_fits(traced: graph.Graph, x: Tensor) -> None:
     """Refuse inputs that a graph was not read for, and one whose weights have changed since."""
-    traced._check_weights()  # it may be copied into float32 before it runs
+    traced.check_weights()  # it may be copied into float32 before it runs
     graph.check_input(nn.Identity(), x)  # what holds for every network
     if tuple(x.shape[1:]) != traced.input_shape:
         wanted = ", ".join(map(str, traced.input_shape))

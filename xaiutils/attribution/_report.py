@@ -132,6 +132,15 @@ class RelevanceReport:
             for layer in self.layers
         )
 
+    def by_kind(self, image: int = 0) -> pd.DataFrame:
+        """Return what each kind of operation absorbed of one image's relevance, as a table.
+
+        In a transformer the row ``cat`` holds what the class token kept, ``softmax`` what its
+        Taylor series left out, ``affine`` the positions and the biases of the normalisations.
+        """
+        frame = self.to_frame(image).groupby("kind", sort=False).sum(numeric_only=True)
+        return frame.drop(columns=["at_output", "at_input", "gain"])
+
     @staticmethod
     def joined(reports: Sequence[RelevanceReport]) -> RelevanceReport:
         """Return the report of several chunks of a batch as one."""

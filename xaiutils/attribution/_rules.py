@@ -171,7 +171,7 @@ class Weighted(Rule):
         shift = operation.shift()
         if not step.bias_matters or shift is None:
             return Outcome(relevances, 0.0, stabiliser, dead)
-        return _with_bias(step, relevances, signal * shift, stabiliser, dead)
+        return _with_bias(step, relevances, _times(signal, shift), stabiliser, dead)
 
     def _share_signed(self, step: Step, c: float, d: float) -> Outcome:
         """Any signs: the contributions and their absolute values, each in a pass of its own."""
@@ -194,7 +194,7 @@ class Weighted(Rule):
         shift = step.operation.shift()
         if not step.bias_matters or shift is None:
             return Outcome(relevances, 0.0, stabiliser, dead)
-        share = signal * (c * shift) + sign * shift.abs()
+        share = _times(signal, c * shift) + _times(sign, shift.abs())
         return _with_bias(step, relevances, share, stabiliser, dead)
 
 
@@ -334,7 +334,7 @@ class AlphaBeta(Rule):
         shift = step.operation.shift()
         if not step.bias_matters or shift is None:
             return Outcome(relevances, 0.0, 0.0, dead)
-        share = up * shift.clamp(min=0) - down * shift.clamp(max=0)
+        share = _times(up, shift.clamp(min=0)) - _times(down, shift.clamp(max=0))
         return _with_bias(step, relevances, share, 0.0, dead)
 
     @staticmethod
@@ -541,6 +541,11 @@ def _negative_part(weight: Tensor) -> Tensor:
 def _sign(x: Tensor) -> Tensor:
     """Return the sign of ``x``, with +1 for 0."""
     return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
+
+
+def _times(signal: Tensor, shift: Tensor) -> Tensor:
+    """Return the product; nothing where no signal is, though a mask adds minus infinity there."""
+    return (signal * shift).masked_fill_(signal == 0, 0.0)
 
 
 def total_of(x: Tensor) -> Tensor:

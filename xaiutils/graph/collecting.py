@@ -99,7 +99,8 @@ class Collection:
         """Refuse what draws at random."""
         tags = getattr(node.target, "tags", ())
         harmless = name_of(node).endswith("dropout") or name_of(node).startswith("scaled_dot")
-        if torch.Tag.nondeterministic_seeded in tags and not harmless:
+        at_rest = arguments_of(node).get("train") is False  # a recurrent layer, between training
+        if torch.Tag.nondeterministic_seeded in tags and not (harmless or at_rest):
             raise self.unsupported(node, "it draws at random")
 
     def unsupported(self, node: fx.Node, reason: str) -> UnsupportedOperation:
@@ -166,6 +167,12 @@ class Asked:
     def is_signal(self, name: str) -> bool:
         """Whether an argument is computed from the network's input."""
         return isinstance(self.raw(name), fx.Node) and isinstance(self[name], int)
+
+    def is_floating(self, source: fx.Node) -> bool:
+        """Whether what the call reads is a constant, or a signal of real numbers."""
+        if not isinstance(self.tracer.values[source], int):
+            return True
+        return bool(source.meta["val"].dtype.is_floating_point)
 
     def value(self, name: str) -> int:
         """Return the position of an argument that must be computed from the network's input."""

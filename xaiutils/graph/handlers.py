@@ -129,6 +129,8 @@ def repeat(asked: Asked) -> Any:
     read = [asked.tracer.lookup(source) for source in asked.node.all_input_nodes]
     if name in kinds.SUMS | kinds.WEIGHTED | kinds.ELEMENTWISE and _counts(read):
         raise asked.unsupported("it depends on the size of the batch")
+    if not all(asked.is_floating(source) for source in asked.node.all_input_nodes):
+        return _repeat_nonlinear(asked)
     signals = len(asked.sources())
     if name in kinds.PRODUCTS and signals == 2:
         return _product_of(asked)
@@ -504,9 +506,10 @@ def _cubic(asked: Asked) -> int:
 def _cubic_matrix(asked: Asked, length: int, new: int, side: int) -> torch.Tensor:
     """Return the weights of bicubic upsampling along one side, (new, length)."""
     unit = torch.eye(length, dtype=asked.tracer.x.dtype, device=asked.tracer.x.device)
-    image = unit[:, None, :, None]
+    # A width of 1 would do, but for a mistake of PyTorch's in such images with antialiasing.
+    image = unit[:, None, :, None].repeat(1, 1, 1, 4)
     scales = asked.arguments.get("scale_factors")
-    size = (new, 1)
+    size = (new, 4)
     if scales and asked.arguments.get("output_size") is None:
         found = torch.ops.aten.upsample_bicubic2d(
             image, size, asked.arguments["align_corners"], scales[side], 1.0

@@ -88,6 +88,8 @@ class Nonlinear(Operation):
             signal, *leaves = _leaves((signal, *inputs))
             free = [leaf.requires_grad_() for leaf in leaves if leaf.is_floating_point()]
             output = self.forward(*leaves)
+            if not output.requires_grad:  # a comparison, or what was detached
+                return (None,) * len(inputs)
             found = iter(torch.autograd.grad(output, free, signal, allow_unused=True))
         return tuple(next(found) if leaf.requires_grad else None for leaf in leaves)
 

@@ -64,7 +64,8 @@ def recorded(copy: nn.Module, x: Tensor) -> Program:
     recorder = _Recorder(copy, x)
     start = torch.empty(_BATCH, *x.shape[1:], dtype=x.dtype, device="meta")
     recorder.input(start)
-    with _on_the_way(copy, recorder.path), enable_python_dispatcher(), recorder:
+    where = _on_the_way(copy, recorder.path)
+    with where, enable_python_dispatcher(), recorder, torch.enable_grad():  # no_grad is seen so
         output = copy(start)
     return recorder.program(output)
 
@@ -111,6 +112,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         self.constants: dict[str, Tensor] = {}
         self.nodes: dict[int, fx.Node] = {}
         self.metas: dict[int, Tensor] = {}
+        self.made: dict[int, tuple[Any, Tensor]] = {}
         self.kept: list[Any] = []  # an object that is gone would lend its id to another
         self.rows = _symbol()
         self.sizes: dict[int, fx.Node] = {}
@@ -132,17 +134,23 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             raise Unclear(f"{func} changes its arguments")
         if name == "detach_":
             return args[0]
-        if name in ("detach", "lift_fresh", "alias"):
+        if name in ("lift_fresh", "alias") or (name == "detach" and id(args[0]) in self.names):
             return self._same(args[0])
         given = tree_map(self._without_numbers, (args, dict(kwargs)))
         takes_device = any(spec.name == "device" for spec in func._schema.arguments)
-        if takes_device and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(args)):
+        made = takes_device and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(args))
+        if made:
             given[1]["device"] = _META
         result = given[0][0] if in_place else _shaped(func, name, *given)
         written = tree_map(self._written, (args, dict(kwargs)))
         node = self._write(func, written, result)
+        if not torch.is_grad_enabled() and not in_place and isinstance(result, Tensor):
+            detached = self._write(torch.ops.aten.detach.default, ((node,), {}), result)
+            self._know(result, detached)
         if in_place:
             self._know(args[0], node)
+        if made and isinstance(result, Tensor):
+            self.made[_storage(result)] = (node, result)
         return result
 
     def _same(self, tensor: Tensor) -> Tensor:
@@ -205,6 +213,9 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
     def _node(self, tensor: Tensor) -> fx.Node:
         if id(tensor) in self.nodes:
             return self.nodes[id(tensor)]
+        node, same = self.made.get(_storage(tensor), (None, tensor))
+        if node is not None and same.shape == tensor.shape and same.stride() == tensor.stride():
+            return cast(fx.Node, node)  # PyTorch hands out copies of what it has just made
         if tensor.device.type == "meta":
             raise Unclear("a tensor that came from nowhere")
         node = self._held(tensor)
@@ -272,6 +283,10 @@ def _shaped(func: Any, name: str, args: Any, kwargs: Any) -> Any:
     if name == "relu" or (name == "batch_norm" and args[5] is False):
         return torch.empty_like(args[0])
     return func(*args, **kwargs)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _input(kind: InputKind, node: fx.Node, target: str | None) -> InputSpec:

@@ -192,7 +192,7 @@ class Graph:
             ValueError: If ``x`` is not of the shape that the graph is for, or if the weights were
                 changed in place since it was traced.
         """
-        self._check_weights()
+        self.check_weights()
         if tuple(x.shape[1:]) != self.input_shape:
             wanted = ", ".join(map(str, self.input_shape))
             raise ValueError(
@@ -213,7 +213,7 @@ class Graph:
             known: The outputs by position of the node. What follows from them is computed, so that
                 every way from the input to the output must pass one of them.
         """
-        self._check_weights()
+        self.check_weights()
         needed: set[int] = set()
         waiting = [len(self.nodes) - 1]
         while waiting:
@@ -225,7 +225,12 @@ class Graph:
         self._run([self.nodes[index] for index in sorted(needed)], record, frozenset(known))
         return record.output
 
-    def _check_weights(self) -> None:
+    def check_weights(self) -> None:
+        """Refuse to compute with weights that were changed in place since the graph was traced.
+
+        Raises:
+            ValueError: If they were.
+        """
         for weight, seen in self._weights:
             if (now := weight()) is not None and version(now) != seen:
                 raise ValueError(
@@ -282,7 +287,7 @@ class Graph:
         Returns:
             The signal at node ``until``; zeros if none arrives.
         """
-        self._check_weights()
+        self.check_weights()
         signals: dict[int, Tensor] = {len(self.nodes) - 1: signal}
         for node in reversed(self.nodes[until + 1 :]):
             arriving = signals.pop(node.index, None)
@@ -294,7 +299,11 @@ class Graph:
                     signals[source] = add_signal(signals.get(source), part, node.operation)
         if until not in signals:
             return signal.new_zeros(signal.shape[0], *self.nodes[until].shape)
-        return signals[until].contiguous(memory_format=record.memory_format)
+        found = signals[until]
+        images = found.ndim == 4
+        return (
+            found.contiguous(memory_format=record.memory_format) if images else found.contiguous()
+        )
 
     def _back(
         self, node: Node, signal: Tensor, record: Record, gate: GateRule
@@ -329,7 +338,7 @@ class Graph:
         Returns:
             The change at the output.
         """
-        self._check_weights()
+        self.check_weights()
         values: list[Tensor | None] = [None] * len(self.nodes)
         values[0] = direction
         last_use = [max(readers, default=len(self.nodes)) for readers in self.consumers]

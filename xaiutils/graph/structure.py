@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -106,18 +106,20 @@ def _foldable(
 
 def named(templates: list[Template]) -> Iterator[Template]:
     """Give each node a unique name: its module's path, its operation where a module has several."""
-    paths = [template.module for template in templates]
+    containers = _containers(template.module for template in templates)
     seen: dict[str, int] = {}
     for template in templates:
         name = template.module
         operation = template.operation
         if isinstance(operation, ops.Input):
             name = "input"
-        elif not name or not _is_leaf(name, paths) or isinstance(operation, ops.Pad):
+        elif not name or name in containers or isinstance(operation, ops.Pad):
             name = f"{name}/{operation.kind}" if name else operation.kind
         seen[name] = seen.get(name, 0) + 1
         yield replace(template, name=name if seen[name] == 1 else f"{name}#{seen[name]}")
 
 
-def _is_leaf(path: str, paths: list[str]) -> bool:
-    return not any(other.startswith(path + ".") for other in paths)
+def _containers(paths: Iterable[str]) -> set[str]:
+    """Return the paths of which others are parts."""
+    parts = (path.split(".") for path in set(paths))
+    return {".".join(names[:i]) for names in parts for i in range(1, len(names))}

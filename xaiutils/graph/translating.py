@@ -31,6 +31,8 @@ _FILLED = {
     **dict.fromkeys(("ones_like", "new_ones"), 1.0),
     **dict.fromkeys(("full_like", "new_full"), "fill_value"),
 }
+# Operations that may give a constant the shape or the type of a signal.
+_LIKENED = frozenset({"expand_as", "type_as", "to"})
 
 
 def translated(
@@ -108,6 +110,8 @@ class Translator(Collection):
         sources = [self.values[source] for source in node.all_input_nodes]
         if name_of(node) in _FILLED:
             return self._filled(node)
+        if name_of(node) in _LIKENED and isinstance(sources[0], (Parameter, Repeated)):
+            return self._likened(node)
         if not any(isinstance(value, (int, tuple, Bordered)) for value in sources):
             return self._constant(node)
         asked = Asked(self, node, arguments_of(node))
@@ -132,6 +136,14 @@ class Translator(Collection):
         sizes = [Rows(self.per_image(n) or 0) if self.symbolic(n) else n for n in meta.shape]
         kinds = {"dtype": meta.dtype, "device": self.x.device}
         return self._repeated(node, Call(torch.full, (sizes, value), kinds))
+
+    def _likened(self, node: fx.Node) -> Any:
+        """Give a constant the shape or the type of a signal."""
+        value, meta = self.lookup(node.args[0]), node.meta["val"]
+        if name_of(node) == "expand_as":
+            sizes = [Rows(self.per_image(n) or 0) if self.symbolic(n) else n for n in meta.shape]
+            return self._repeated(node, Call(torch.Tensor.expand, (value, sizes)))
+        return self._repeated(node, Call(torch.Tensor.to, (value, meta.dtype)))
 
     def _constant(self, node: fx.Node) -> Any:
         """Let something be computed when the structure is bound to the weights."""
