@@ -32,6 +32,16 @@ EXPLORER_SECTIONS = {
     "where it fails": r"fails",
     "references": r"references",
 }
+# A page of the kind "guide" shows how something is done, by examples that run: it too has nothing to
+# derive and no exercises.
+GUIDE_SECTIONS = {
+    "goals": r"goals",
+    "what you need first": r"what you need first",
+    "reading and running time": r"reading.*time",
+    "where it fails": r"fails",
+    "references": r"references",
+}
+KINDS = {"explorer": EXPLORER_SECTIONS, "guide": GUIDE_SECTIONS}
 MEDIAN_LINES, MOST_LINES, MOST_BYTES, EXERCISES = 6, 25, 2_000_000, 4
 ABSOLUTE_PATH = re.compile(
     r"(?<![\w./:-])/(?:home|root|work|Users|tmp|usr|opt|mnt|var)/|\b[A-Z]:\\\\\w"
@@ -42,7 +52,7 @@ REGISTRY = re.compile(r"(?:registry\.np" r"mjs|py" r"pi\.org|python" r"hosted\.o
 def complaints(notebook, size):
     """All departures of a notebook (whose file has `size` bytes) from the template."""
     checks = [sections, cell_lengths, outputs, pictures, closing]
-    if not _is_explorer(notebook):
+    if _kind(notebook) not in KINDS:
         checks += [definitions, exercises, agreement]
     found = [complaint for check in checks for complaint in check(notebook)]
     if size >= MOST_BYTES:
@@ -53,8 +63,7 @@ def complaints(notebook, size):
 def sections(notebook):
     """The required sections, in order."""
     titles = iter(title.lower() for _, title in _titles(notebook))
-    asked = EXPLORER_SECTIONS if _is_explorer(notebook) else SECTIONS
-    for name, pattern in asked.items():
+    for name, pattern in KINDS.get(_kind(notebook), SECTIONS).items():
         if not any(re.search(pattern, title) for title in titles):
             yield f"no section '{name}' after those before it"
             return
@@ -136,8 +145,8 @@ def closing(notebook):
         yield "its last code cell asserts nothing"
 
 
-def _is_explorer(notebook):
-    return notebook.metadata.get("kind") == "explorer"
+def _kind(notebook):
+    return notebook.metadata.get("kind")
 
 
 def _code(notebook):

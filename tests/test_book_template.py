@@ -130,15 +130,27 @@ def test_template_notices_a_large_file(exemplary):
 
 @pytest.fixture
 def explorer(exemplary):
-    """The shortest page to play with: the chapter's last cell under other headings."""
-    titles = [f"## {title.capitalize()}" for title in chapter_template.EXPLORER_SECTIONS]
+    """The shortest page to play with."""
+    return _page("explorer", exemplary)
+
+
+def _page(kind, exemplary):
+    """The chapter's last cell under the headings of another kind of page."""
+    titles = [f"## {title.capitalize()}" for title in chapter_template.KINDS[kind]]
     cells = [*map(new_markdown_cell, titles), copy.deepcopy(exemplary.cells[-1])]
     cells[-1].execution_count = 1
-    return new_notebook(cells=cells, metadata={"kind": "explorer"})
+    return new_notebook(cells=cells, metadata={"kind": kind})
 
 
-def test_explorer_needs_no_exercises(explorer):
-    assert chapter_template.complaints(explorer, 1000) == []
+@pytest.mark.parametrize("kind", chapter_template.KINDS)
+def test_other_kinds_of_pages_need_no_exercises(kind, exemplary):
+    assert chapter_template.complaints(_page(kind, exemplary), 1000) == []
+
+
+def test_a_guide_says_where_it_fails(exemplary):
+    guide = _page("guide", exemplary)
+    del guide.cells[3]
+    assert "no section 'where it fails'" in chapter_template.complaints(guide, 1000)[0]
 
 
 def test_explorer_keeps_to_its_own_template(explorer):

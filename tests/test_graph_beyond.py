@@ -304,6 +304,8 @@ class Attention(nn.Module):
             x = x.transpose(0, 1)
             return self.module(x, x, x, need_weights=False)[0].transpose(0, 1)
         n, t, c = x.shape
+        if self.form in ("latent", "memory", "grouped"):
+            return self.asked(x, n)
         q, k, v = self.qkv(x).reshape(n, t, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
         if self.form == "explicit":
             weights = (q @ k.transpose(-2, -1) / 2 + self.bias).softmax(-1)
@@ -313,8 +315,30 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.form == "causal")
         return self.out(y.transpose(1, 2).reshape(n, t, c))
 
+    def asked(self, x, n):
+        """One of queries and keys is constant, or keys are shared by heads."""
+        y = x.reshape(n, 10, 2, 4).transpose(1, 2)
+        fixed = self.position.reshape(1, 10, 2, 4).transpose(1, 2).expand(n, -1, -1, -1)
+        if self.form == "grouped":
+            one = y[:, :1]
+            return F.scaled_dot_product_attention(y, one, one, enable_gqa=True).reshape(n, 10, 8)
+        q, k = (fixed, y) if self.form == "latent" else (y, fixed)
+        return F.scaled_dot_product_attention(q, k, y).transpose(1, 2).reshape(n, 10, 8)
 
-FORMS = ("module", "weights", "sequence", "explicit", "plain", "biased", "masked", "causal")
+
+FORMS = (
+    "latent",
+    "memory",
+    "grouped",
+    "module",
+    "weights",
+    "sequence",
+    "explicit",
+    "plain",
+    "biased",
+    "masked",
+    "causal",
+)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -181,12 +181,18 @@ class Call:
         return self.changed(inner)
 
     def weighted(self, function: Callable[[Tensor], Tensor]) -> Call:
-        """Return the call with ``function`` applied to what the signal is multiplied by."""
-        return self.changed(
-            lambda leaf: (
-                replace(leaf, value=function(leaf.value)) if isinstance(leaf, Weight) else leaf
-            )
-        )
+        """Return the call with ``function`` applied to its weights and to its offsets."""
+
+        def inner(value: Any) -> Any:
+            if isinstance(value, Repeated):
+                return replace(value, value=inner(value.value))
+            return function(value) if isinstance(value, Tensor) else value
+
+        def mapped(leaf: Any) -> Any:
+            held = isinstance(leaf, (Weight, Offset))
+            return replace(leaf, value=inner(leaf.value)) if held else leaf
+
+        return self.changed(mapped)
 
     def has(self, kind: type) -> bool:
         """Whether an argument is of a kind."""

@@ -36,6 +36,7 @@ class Collection:
             (:class:`Parameter`, :class:`Repeated`), a number of rows, or a tuple of such.
         constants: The tensors that the network's ``forward`` creates.
         recipes: How to compute the other constants.
+        coarsest: The coarsest type of numbers in which the network computes.
     """
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
@@ -48,10 +49,16 @@ class Collection:
         self.constants: dict[str, Tensor] = {}
         self.recipes: dict[str, Call] = {}
         self.batch: Any = None
+        self.coarsest = x.dtype
 
     def lookup(self, argument: Any) -> Any:
         """Return what a node of the exported program stands for, anything else as it is."""
         return self.values[argument] if isinstance(argument, fx.Node) else argument
+
+    def note_type(self, dtype: torch.dtype) -> None:
+        """Note that the network computes something in a type of numbers, coarser ones only."""
+        if torch.finfo(dtype).eps > torch.finfo(self.coarsest).eps:
+            self.coarsest = dtype
 
     def append(
         self,

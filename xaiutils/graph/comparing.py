@@ -20,11 +20,18 @@ def two(x: Tensor) -> Tensor:
     return torch.cat([x[:2], x[:1]])[:2].detach()
 
 
-def agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether two outputs are the same but for rounding."""
+def agree(found: Tensor, expected: Tensor, coarsest: torch.dtype | None = None) -> bool:
+    """Whether two outputs are the same but for rounding.
+
+    Args:
+        found: What a graph computed.
+        expected: The network's own output.
+        coarsest: The coarsest type of numbers in which the network computes, if not its own.
+    """
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
-    tolerance = _TOLERANCE.get(expected.dtype, 1e-3)
+    types = (expected.dtype, coarsest or expected.dtype)
+    tolerance = max(_TOLERANCE.get(dtype, 1e-3) for dtype in types)
     if expected.is_cuda:  # where TF32 rounds the factors of products, differently when folded
         tolerance = max(tolerance, 0.02 if expected.dtype != torch.float64 else 0)
     difference, largest = (found - expected).abs().max(), expected.abs().max()

@@ -624,56 +624,94 @@ def _attention(asked: Asked) -> Any:
     """Translate attention: queries times keys, scaled, with a bias, softmax, times values."""
     if asked.raw("dropout_p"):
         raise asked.unsupported("it drops at random even in evaluation mode (dropout_p > 0)")
-    grouped = asked.raw("enable_gqa") and len({asked.shape()[0], _heads(asked, "key")}) > 1
-    if grouped or not all(asked.is_signal(name) for name in ("query", "key", "value")):
+    asked.implied("enable_gqa")
+    layout, names = _output_layout(asked), ("query", "key", "value")
+    heads = {str(asked.raw(name).meta["val"].shape[:-2]) for name in names}
+    alike = all(asked.layout(name) == layout for name in names if asked.is_signal(name))
+    split = layout.dim < asked.rank("query") - 2
+    if len(heads) > 1 or not alike or not split or not asked.is_signal("value"):
+        asked.implied()
         return _repeat_nonlinear(asked)
-    q, k, v = (asked.value(name) for name in ("query", "key", "value"))
-    layout = _output_layout(asked)
-    if layout.dim >= asked.rank("query") - 2 or any(
-        asked.layout(name) != layout for name in ("query", "key", "value")
-    ):
+    scores = _biased(asked, _scores(asked, layout), layout)
+    if not isinstance(scores, int):
+        asked.implied()
         return _repeat_nonlinear(asked)
-    scores = _scores(asked, q, k, layout)
     softmax = nonlinear.Softmax(_call(_aten.softmax.int, -1, inputs=(layout,), output=layout))
     shape = asked.tracer.templates[scores].shape
     weights = asked.tracer.append(asked.node, softmax, (scores,), shape, layout)
     call = _pair(_aten.matmul.default, (layout, layout), layout)
-    return asked.add(nonlinear.MatrixProduct(call, 1), weights, v)
+    return asked.add(nonlinear.MatrixProduct(call, 1), weights, asked.value("value"))
 
 
-def _heads(asked: Asked, name: str) -> int:
-    return int(asked.raw(name).meta["val"].shape[1])
-
-
-def _scores(asked: Asked, q: int, k: int, layout: Layout) -> int:
-    """Add what goes into the softmax of attention."""
+def _scores(asked: Asked, layout: Layout) -> int | None:
+    """Add queries times keys, either of which may be constant; None if both are."""
     tracer, node = asked.tracer, asked.node
-    *front, length, width = tracer.templates[q].shape
-    keys = tracer.templates[k].shape
-    turned = (*keys[:-2], keys[-1], keys[-2])
+    shape = _score_shape(asked, layout)
+    if not asked.is_signal("key"):
+        if not asked.is_signal("query"):
+            return None
+        keys = asked["key"]
+        turned = asked.derived("keys", torch.transpose, _held(keys), -2, -1)
+        weight = Weight(_likewise(keys, turned))
+        arguments: tuple[Any, ...] = (_first, weight)
+        source = asked.value("query")
+    else:
+        source = _turned(asked, layout)
+        if asked.is_signal("query"):
+            pair = _pair(_aten.matmul.default, (layout, layout), layout)
+            sources = (asked.value("query"), source)
+            return tracer.append(node, nonlinear.MatrixProduct(pair), sources, shape, layout)
+        arguments = (Weight(asked["query"]), _first)
+    call = _call(_aten.matmul.default, *arguments, inputs=(layout,), output=layout, alone=True)
+    product = ops.LinearCall(call, (tracer.templates[source].shape,))
+    return tracer.append(node, product, (source,), shape, layout)
+
+
+def _held(constant: Any) -> Any:
+    return constant.value if isinstance(constant, Repeated) else constant
+
+
+def _likewise(constant: Any, value: Parameter) -> Any:
+    return Repeated(value, constant.layout) if isinstance(constant, Repeated) else value
+
+
+def _score_shape(asked: Asked, layout: Layout) -> Shape:
+    *front, length, _ = asked.raw("query").meta["val"].shape
+    return layout.shape((*front, length, asked.raw("key").meta["val"].shape[-2]))
+
+
+def _turned(asked: Asked, layout: Layout) -> int:
+    """Add the transposed keys."""
+    k, tracer = asked.value("key"), asked.tracer
+    *front, length, width = tracer.templates[k].shape
     turn = _call(_aten.transpose.int, -2, -1, inputs=(layout,), output=layout)
-    kt = tracer.append(node, ops.LinearCall(turn, (keys,), True), (k,), turned, layout)
-    shape = (*front, length, keys[-2])
-    call = _pair(_aten.matmul.default, (layout, layout), layout)
-    product = nonlinear.MatrixProduct(call)
-    x = q if q != kt else kt
-    found = tracer.append(node, product, (x, kt), shape, layout)
-    scale = asked["scale"]
+    operation = ops.LinearCall(turn, ((*front, length, width),), True)
+    return tracer.append(asked.node, operation, (k,), (*front, width, length), layout)
+
+
+def _biased(asked: Asked, scores: int | None, layout: Layout) -> int | None:
+    """Scale the scores and add what is added to them; None if that is beyond this translation."""
+    if scores is None:
+        return None
+    tracer, node = asked.tracer, asked.node
+    *_, length, keys = shape = tracer.templates[scores].shape
+    scale, width = asked["scale"], asked.raw("query").meta["val"].shape[-1]
     scale = tracer.constant(1 / math.sqrt(width) if scale is None else scale)
-    affine = ops.Affine(scale, _mask(asked, length, keys[-2]))
-    if asked.is_signal("attn_mask"):
-        found = tracer.append(node, affine, (found,), shape, layout)
-        bias = asked.value("attn_mask")
-        sizes = [*front, length, keys[-2]]
-        sizes[layout.dim : layout.dim] = []
-        if tracer.templates[bias].shape != shape:
-            raise asked.unsupported("its mask is computed from the input, and broadcast")
-        return tracer.append(node, ops.Add((1.0, 1.0)), (found, bias), shape, layout)
-    return tracer.append(node, affine, (found,), shape, layout)
+    bias = None if asked.is_signal("attn_mask") else _mask(asked, length, keys)
+    if isinstance(bias, Repeated):
+        return None
+    affine = ops.Affine(scale, tracer.constant(0.0) if bias is None else bias)
+    found = tracer.append(node, affine, (scores,), shape, layout)
+    if not asked.is_signal("attn_mask"):
+        return found
+    mask = asked.value("attn_mask")
+    if tracer.templates[mask].shape != shape or tracer.layouts[mask] != layout:
+        return None
+    return tracer.append(node, ops.Add((1.0, 1.0)), (found, mask), shape, layout)
 
 
 def _mask(asked: Asked, length: int, keys: int) -> Any:
-    """Return what is added to the scores: a constant bias, minus infinity where masked, or 0."""
+    """Return what is added to the scores: a bias, minus infinity where masked, or None."""
     tracer, mask = asked.tracer, asked["attn_mask"]
     if asked.raw("is_causal"):
         closed = torch.ones(length, keys, dtype=torch.bool, device=tracer.x.device).triu(1)
@@ -683,9 +721,7 @@ def _mask(asked: Asked, length: int, keys: int) -> Any:
         if asked.raw("attn_mask").meta["val"].dtype != torch.bool:
             return mask
         return asked.derived("mask", _closed, mask, tracer.x.dtype)
-    if isinstance(mask, Repeated):
-        raise asked.unsupported("its mask depends on the size of the batch")
-    return tracer.constant(0.0)
+    return mask
 
 
 def _closed(opened: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -772,6 +808,12 @@ def _expand(asked: Asked) -> Any:
     return _broadcast(asked, asked.value("self"))
 
 
+def _copy(asked: Asked) -> Any:
+    """Translate what is written over something else, of which only the shape stays."""
+    asked.implied()
+    return _broadcast(asked, asked.value("src"))
+
+
 def _dropout(asked: Asked) -> int:
     asked.implied("p")
     if asked["train"]:
@@ -786,6 +828,7 @@ def _identity(asked: Asked) -> Any:
     before, after = source.meta["val"].dtype, asked.node.meta["val"].dtype
     if before != after and not (before.is_floating_point and after.is_floating_point):
         return _repeat_nonlinear(asked)
+    asked.tracer.note_type(after)
     return found  # the graph computes in one type of numbers
 
 
@@ -846,6 +889,7 @@ _ANYWHERE: dict[str, Handler] = {
     **dict.fromkeys(kinds.RESHAPES, _reshape),
     "slice": _slice,
     "slice_scatter": _slice_scatter,
+    "copy": _copy,
     "expand": _expand,
     "expand_as": _expand,
     **dict.fromkeys(kinds.DROPOUTS, _dropout),

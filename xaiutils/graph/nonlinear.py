@@ -16,6 +16,7 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xaiutils.graph.calls import Call
 from xaiutils.graph.operations import (
@@ -98,7 +99,8 @@ class Nonlinear(Operation):
 
         It is found by the derivative of :meth:`backward`, which is linear in the signal.
         """
-        with torch.inference_mode(False), torch.enable_grad():
+        exact = sdpa_kernel(SDPBackend.MATH)  # the faster ways have no second derivative
+        with torch.inference_mode(False), torch.enable_grad(), exact:
             leaves = _leaves(inputs)
             pairs = [
                 (leaf.requires_grad_(), _leaves((direction,))[0])

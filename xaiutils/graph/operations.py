@@ -539,12 +539,7 @@ class LinearCall(LinearOperation):
 
     def reweighted(self, function: WeightMap) -> Self:
         """Return the operation with another weight and offset."""
-
-        def mapped(leaf: Any) -> Any:
-            held = isinstance(leaf, (Weight, Offset)) and isinstance(leaf.value, Tensor)
-            return replace(leaf, value=function(leaf.value)) if held else leaf
-
-        return replace(self, call=self.call.changed(mapped))
+        return replace(self, call=self.call.weighted(function))
 
     def shift(self) -> Tensor | None:
         """Return the offset, in the shape of the output."""

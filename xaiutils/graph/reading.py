@@ -176,7 +176,7 @@ def _still_true(model: nn.Module, structure: Structure, x: Tensor, task: _Task) 
     images = two(x)
     try:
         expected = outputs_of(task.twin(model), images, task.output)
-        return agree(_bound(model, structure)(images), expected)
+        return agree(_bound(model, structure)(images), expected, structure.coarsest)
     except Exception:  # tracing it anew says what is wrong
         return False
 
@@ -223,7 +223,7 @@ def _attempt(
         structure = translated(model, program, x, task.fold)
         expected, written = _own_output(model, images, task)
         bound = Bound.now(structure, model)
-        if not agree(bound.graph(images), expected):
+        if not agree(bound.graph(images), expected, structure.coarsest):
             plain = bound_graph(translated(model, program, x, fold=False), model)
             raise TraceError(difference(task.twin(model), plain, images))
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from xaiutils.graph import operations as ops
@@ -45,11 +46,13 @@ class Structure:
         recipes: What is computed from parameters and constants alone (a normalised weight, a
             position bias, one over a deviation), by a name of its own, in the order of execution.
             It is computed when the structure is bound to the weights.
+        coarsest: The coarsest type of numbers in which the network computes, where it casts.
     """
 
     templates: tuple[Template, ...]
     constants: dict[str, Tensor]
     recipes: dict[str, Call] = field(default_factory=dict)
+    coarsest: torch.dtype | None = None
 
 
 def _consumers(templates: list[Template]) -> list[list[int]]:

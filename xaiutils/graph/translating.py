@@ -32,7 +32,7 @@ _FILLED = {
     **dict.fromkeys(("full_like", "new_full"), "fill_value"),
 }
 # Operations that may give a constant the shape or the type of a signal.
-_LIKENED = frozenset({"expand_as", "type_as", "to"})
+_LIKENED = frozenset({"expand_as", "type_as", "to", "copy"})
 
 
 def translated(
@@ -61,7 +61,7 @@ class Translator(Collection):
         position = self._last()
         templates = pruned(self.templates, position)
         templates = list(named(folded(templates) if fold else templates))
-        return Structure(tuple(templates), self.constants, self.recipes)
+        return Structure(tuple(templates), self.constants, self.recipes, self.coarsest)
 
     def _placeholders(self) -> None:
         signature = self.program.graph_signature
@@ -110,7 +110,7 @@ class Translator(Collection):
         sources = [self.values[source] for source in node.all_input_nodes]
         if name_of(node) in _FILLED:
             return self._filled(node)
-        if name_of(node) in _LIKENED and isinstance(sources[0], (Parameter, Repeated)):
+        if name_of(node) in _LIKENED and self._is_constant(self._likened_by(node)):
             return self._likened(node)
         if not any(isinstance(value, (int, tuple, Bordered)) for value in sources):
             return self._constant(node)
@@ -137,10 +137,17 @@ class Translator(Collection):
         kinds = {"dtype": meta.dtype, "device": self.x.device}
         return self._repeated(node, Call(torch.full, (sizes, value), kinds))
 
+    @staticmethod
+    def _likened_by(node: fx.Node) -> Any:
+        return node.args[1] if name_of(node) == "copy" else node.args[0]
+
+    def _is_constant(self, value: Any) -> bool:
+        return isinstance(self.lookup(value), (Parameter, Repeated))
+
     def _likened(self, node: fx.Node) -> Any:
         """Give a constant the shape or the type of a signal."""
-        value, meta = self.lookup(node.args[0]), node.meta["val"]
-        if name_of(node) == "expand_as":
+        value, meta = self.lookup(self._likened_by(node)), node.meta["val"]
+        if name_of(node) in ("expand_as", "copy"):
             sizes = [Rows(self.per_image(n) or 0) if self.symbolic(n) else n for n in meta.shape]
             return self._repeated(node, Call(torch.Tensor.expand, (value, sizes)))
         return self._repeated(node, Call(torch.Tensor.to, (value, meta.dtype)))
