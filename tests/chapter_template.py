@@ -32,8 +32,8 @@ EXPLORER_SECTIONS = {
     "where it fails": r"fails",
     "references": r"references",
 }
-# A page of the kind "guide" shows how something is done, by examples that run: it too has nothing to
-# derive and no exercises.
+# A page of the kind "guide" shows how something is done, by examples that run: it has nothing to
+# derive and no exercises either.
 GUIDE_SECTIONS = {
     "goals": r"goals",
     "what you need first": r"what you need first",
