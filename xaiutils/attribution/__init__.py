@@ -1,7 +1,17 @@
 """Heatmaps by passing a signal backwards: the gradient, its relatives, Grad-CAM and LRP.
 
 Every method is called as ``method(model, x, target, **options)``, never changes the model, and is
-one rule for passing a signal through the operations of :mod:`xaiutils.graph`.
+one rule for passing a signal through the operations of :mod:`xaiutils.graph`. The model may be a
+module or the :class:`~xaiutils.graph.Graph` of one, and ``output=`` chooses what is explained where
+it returns several things.
+
+The gradient, its relatives and LRP take any network that :func:`xaiutils.graph.trace` reads, vision
+transformers included; the gradient and what is made of it fall back to autograd for others.
+Deconvolution, guided backpropagation and DMBP ask which side of a bend an activation is on, and
+refuse networks with smooth ones.
+
+A method of your own is a few lines around ``Graph.record`` and ``Graph.backward``; a rule of LRP is
+a class derived from :class:`Rule` or :class:`NonlinearRule`.
 """
 
 from collections.abc import Callable
@@ -11,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from xaiutils.attribution._cam import grad_cam
-from xaiutils.attribution._common import Named, Target
+from xaiutils.attribution._common import Named, Network, Target
 from xaiutils.attribution._composites import COMPOSITES, Composite
 from xaiutils.attribution._dmbp import Disentangled, dmbp, dmbp_heatmap
 from xaiutils.attribution._dmbp_objectives import (
@@ -59,6 +69,7 @@ from xaiutils.attribution._nonlinear_rules import (
     Taylor,
 )
 from xaiutils.attribution._report import LayerRelevance, RelevanceReport
+from xaiutils.attribution._route import Conditions
 from xaiutils.attribution._rules import (
     AlphaBeta,
     Epsilon,
@@ -128,6 +139,7 @@ __all__ = [
     "WEIGHTINGS",
     "AlphaBeta",
     "Composite",
+    "Conditions",
     "Disentangled",
     "Epsilon",
     "Extraction",
@@ -139,6 +151,7 @@ __all__ = [
     "LatentMaps",
     "LatentMean",
     "LayerRelevance",
+    "Network",
     "NonlinearRule",
     "NonlinearStep",
     "Objective",

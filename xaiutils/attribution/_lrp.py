@@ -120,15 +120,27 @@ def lrp(
 
     The target output itself is the relevance to start with. Every linear operation shares what
     arrives at its outputs out among its inputs by its rule; BatchNorm is part of the convolution
-    before it; activations pass relevance through; max pooling gives it to the winner; a residual
-    addition is a linear operation like any other and shares by contribution.
+    before it; an activation passes relevance on as it is, a smooth one (GELU, SiLU) like a ReLU;
+    max pooling gives it to the winner; a residual addition is a linear operation like any other
+    and shares by contribution (or by :class:`Ratio`).
+
+    Where signals meet, a rule holds a part of the operation at its value and shares in what is
+    linear then. By default LayerNorm and its kin hold their deviation (:class:`Held`); a product
+    holds its gate, and so the product of attention and values its attention
+    (:class:`SignalTakesAll`), as Ali et al. 2022 propose. Under the composite ``"attn_lrp"`` each
+    factor gets one half (:class:`Half`), and a softmax the first terms of its Taylor series
+    (:class:`Taylor`): AttnLRP, Achtibat et al. 2024. Of the named composites it is the only one
+    that sends relevance through queries and keys; the others differ by their rules for
+    convolutions, linear layers and sums.
 
     The account is exact up to rounding (see :class:`AlphaBeta` for where that is coarse): the sum
-    of the heatmap, plus what biases, stabilisers and dead outputs absorbed, is the target output,
-    whatever the rules (``return_report=True`` shows it, and warns where it stays open). The
-    heatmap *alone* sums to the target output if there are no biases (or ``bias`` is
-    ``"redistribute"``), epsilon is 0, and no output is dead. It cannot where a rule finds no
-    input to give relevance to: under :class:`AlphaBeta` at outputs that nothing opposes, under
+    of the heatmap, plus what biases, stabilisers and dead outputs absorbed, what Taylor series
+    left out (the remainder) and what conditions excluded, is the relevance at the start, whatever
+    the rules (``return_report=True`` shows it, and warns where it stays open). A class token and
+    positions are constants, and keep their share as biases do. The heatmap *alone* sums to the
+    target output if there are no biases (or ``bias`` is ``"redistribute"``), epsilon is 0, no
+    output is dead and nothing is left to a remainder. It cannot where a rule finds no input to
+    give relevance to: under :class:`AlphaBeta` at outputs that nothing opposes, under
     ``bias="ignore"`` at outputs that are positive by their bias though all their inputs are 0
     (frequent behind depthwise convolutions), and at the border of a separate padding.
 
@@ -151,7 +163,8 @@ def lrp(
         x: Inputs (N, C, H, W), as the network takes them.
         target: The output to explain: an int, one for each image, or None for the largest one.
         composite: A name in ``COMPOSITES``, a :class:`Composite`, or a mapping from layers to
-            rules, where a layer is a path (``"features.0"``), a type (``nn.Conv2d``) or a position
+            rules, where a layer is a path (``"features.0"``), a type (of module, ``nn.Conv2d``, or
+            of operation, :class:`xaiutils.graph.Softmax`) or a position
             (0 is the first convolution or linear layer, -1 the last). The path or type of a
             container stands for all in it; the key nearest to a layer counts. What the mapping
             does not name follows :class:`Epsilon`.
@@ -160,7 +173,8 @@ def lrp(
             bias, its output and the output's sign included, and the inputs get it all.
             ``"redistribute"``: it is spread evenly over the inputs of the output it belongs to,
             whatever their values. Biases have no share under :class:`WSquare`, :class:`Flat`,
-            :class:`ZBox`, :class:`Pass` and :class:`Zero`.
+            :class:`ZBox`, :class:`Pass` and :class:`Zero`. What :class:`Taylor` leaves out is no
+            bias, and stays a remainder.
         start: The relevance to start with, of the shape of the output (or of the output of
             ``start_layer``), in place of the target output.
         output: Which of several outputs of the network: a key, a position, or a function of what

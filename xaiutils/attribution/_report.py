@@ -100,7 +100,7 @@ class RelevanceReport:
 
     @property
     def absorbed(self) -> Tensor:
-        """All these together: what did not reach the input, or the layer where it was to end."""
+        """The sum of all these, which did not reach the input or the layer where it was to end."""
         return self.bias + self.stabiliser + self.dead + self.remainder + self.excluded
 
     @property

@@ -25,7 +25,7 @@ def outputs_of(model: nn.Module, x: Inputs, output: Output = None) -> Tensor:
     Args:
         model: A module that returns a tensor (N, ...), or something that holds one or several.
         x: The input (N, ...), or a tuple of several.
-        output: Which of several, see :func:`chosen`; None for the only one.
+        output: Which of several, as in :func:`xaiutils.graph.trace`; None for the only one.
 
     Returns:
         The output (N, ...); (N,) for a network that returns one number per image.

@@ -32,7 +32,23 @@ from xaiutils.graph.translating import translated
 
 
 def trace(model: nn.Module, example: Inputs, fold: bool = True, output: Output = None) -> Graph:
-    """Read a network into a graph of linear and gating operations.
+    """Read a network into a graph of operations: linear, gates, and what is neither.
+
+    **What is read:** every operation of PyTorch (ATen) that has a derivative and does not mix the
+    images of a batch. Convolutions, linear layers, BatchNorm, pooling, upsampling, sums, moves and
+    copies are *linear*; so is anything else that is linear in the one signal it reads.
+    Activations, straight (ReLU, clamps, leaky ReLU) or smooth (GELU, SiLU, sigmoid, softplus), are
+    *gates*. Products and quotients of computed numbers, matrix products, LayerNorm, GroupNorm,
+    InstanceNorm, softmax and attention are neither, and have kinds of their own, for which LRP has
+    rules. What is left is repeated as it is, with its derivative. What does not depend on the
+    input is computed once, and the result is compared with the network's own.
+
+    **What is refused:** what moves or mixes the images of a batch, or depends on their number (the
+    statistics of the batch in a BatchNorm, a mean over dimension 0); what draws at random in
+    evaluation mode; a ``forward`` that decides by the values in a tensor what to compute;
+    ScriptModules; and operations that PyTorch does not know, until
+    :func:`xaiutils.graph.register` has said what they are. The error names the operation, the
+    module and the line, as far as they are known.
 
     The structure is traced once for each input shape, compared with the network's own output for
     two images of ``example``, and kept for as long as the model lives. It is traced anew when a
@@ -46,10 +62,8 @@ def trace(model: nn.Module, example: Inputs, fold: bool = True, output: Output =
 
     Args:
         model: Any module in evaluation mode that takes a tensor (N, ...), or several, and returns
-            a tensor, or what holds one, made of convolutions (transposed ones too), linear
-            layers, BatchNorm, ReLU, ReLU6 and other clamps, leaky ReLU, pooling, upsampling,
-            additions, concatenations and reshapes. Of a compiled or data-parallel module the one
-            inside is read.
+            a tensor, or what holds one. Of a compiled or data-parallel module the one inside is
+            read.
         example: An input. The graph is for inputs of its shape, with any batch size. A tuple of
             several is handed to the model one by one; the graph is then for all of them as one,
             ``graph.pack(inputs)``, and ``graph.unpack(signal, shapes)`` takes them apart again.
@@ -64,8 +78,8 @@ def trace(model: nn.Module, example: Inputs, fold: bool = True, output: Output =
         TypeError: If the model is no module, the input no floating-point tensor of its type, or
             ``output`` no choice.
         ValueError: If a part of the model is in training mode, or the input is not a finite batch.
-        UnsupportedOperation: If the network does something else, or returns several tensors of
-            which ``output`` chooses none; it names what, and where.
+        UnsupportedOperation: If the network does something that is refused, or returns several
+            tensors of which ``output`` chooses none; it names what, and where.
         TraceError: If the network cannot run on such an input, or if what was traced does not
             compute what the network does.
     """
