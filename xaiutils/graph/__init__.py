@@ -1,10 +1,18 @@
-"""Read any convolutional network into a graph of linear and gating operations.
+"""Read a network into a graph of operations: linear ones, gates, and what is neither.
+
+Convolutional networks and vision transformers are read as they are, without a change to them;
+:func:`trace` says what is read and what is refused.
 
 >>> from xaiutils import graph
 >>> traced = graph.trace(model, x)                    # doctest: +SKIP
 >>> record = traced.record(x)                         # a forward pass, remembered
 >>> gradient = traced.backward(record, start)         # W^T ... W^T start, gates as they were
 >>> change = traced.tangent(record, direction)        # W ... W direction, gates as they were
+
+A :class:`LinearOperation` computes ``W x + b``. A :class:`Gate` multiplies its one input by a
+number that depends on it, element by element. A :class:`Switch`, max pooling, hands on one of
+several numbers. A :class:`Nonlinear` operation is none of these: a product of two signals, a
+normalisation, a softmax. :func:`register` tells of which kind an operation of your own is.
 """
 
 from xaiutils.graph.errors import (
