@@ -8,6 +8,7 @@ from small_networks import SMALL, random_network, real, small
 from torch import nn
 
 from xaiutils import data, evaluation, graph, models
+from xaiutils.evaluation._windows import Incremental, Windows
 
 RUN = evaluation.region_perturbation
 few = settings(max_examples=15, deadline=None)
@@ -20,13 +21,13 @@ def spans(side, size):
 def assert_updates_equal_whole_passes(network, x, size, steps=4, seed=0):
     """Replace some regions of each input, in an order drawn by lot, by what is drawn by lot."""
     regions = evaluation.Regions(*x.shape[2:], size)
-    plan = graph.Windows(graph.trace(network, x), regions.row_spans, regions.column_spans)
+    plan = Windows(graph.trace(network, x), regions.row_spans, regions.column_spans)
     draw = torch.Generator().manual_seed(seed)
     ranks = torch.rand(len(x), regions.count, generator=draw).argsort()
     order, when = ranks.argsort().T, ranks[:, regions.index]
     y = torch.randn(x.shape, generator=draw, dtype=x.dtype)
     whole = [network(torch.where(when[:, None] <= k, y, x)).detach() for k in range(steps)]
-    state = graph.Incremental(plan, x, len(x), steps - 1)
+    state = Incremental(plan, x, len(x), steps - 1)
     for inputs in (slice(None), slice(1), slice(None)):  # each time it must forget the time before
         state.restart(x[inputs], y[inputs], when[inputs])
         for part in (slice(0, 1), slice(1, steps)):
@@ -49,6 +50,32 @@ def test_updates_equal_whole_passes_of_random_networks(seed, size):
 @pytest.mark.parametrize("name", [n for n, (_, shape) in SMALL.items() if len(shape) == 3])
 def test_updates_equal_whole_passes_of_small_networks(name):
     assert_updates_equal_whole_passes(*small(name), 1)
+
+
+class Beyond(nn.Module):
+    """Smooth gates, a gate of channels, positions on the map, and a border of minus infinity."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.slopes = nn.PReLU(6, init=0.3)
+        self.positions = nn.Parameter(torch.randn(1, 6, 18, 18))
+        self.norm, self.fc = nn.GroupNorm(2, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = nn.functional.silu(self.first(x))
+        x = self.second(self.slopes(self.second(x)) + self.positions)
+        x = nn.functional.pad(x, (0, 1, 1, 0), value=-torch.inf)
+        x = nn.functional.gelu(nn.functional.max_pool2d(x, 3, 2))
+        return self.fc(self.norm(x * x.mean((2, 3), keepdim=True).sigmoid()).mean((2, 3)))
+
+
+def test_updates_equal_whole_passes_beyond_relu():
+    torch.manual_seed(0)
+    network, x = Beyond().double().eval(), torch.randn(2, 3, 18, 18, dtype=torch.float64)
+    plan = assert_updates_equal_whole_passes(network, x, 2)
+    kinds = [plan.graph.nodes[i].operation.kind for i in plan.windows]
+    assert {"conv2d", "silu", "prelu"} <= set(kinds)  # what can be computed in windows is
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "densenet121", "mobilenet_v2", "resnet50"])
@@ -88,7 +115,7 @@ def test_every_layer_reads_its_padding_and_its_border(layer):
 
 def test_early_layers_are_planned_in_windows_and_late_ones_are_not():
     network, x = real("vgg16", dtype=torch.float32), torch.zeros(1, 3, 224, 224)
-    plan = graph.Windows(graph.trace(network, x), spans(224, 9), spans(224, 9))
+    plan = Windows(graph.trace(network, x), spans(224, 9), spans(224, 9))
     first, last = plan.windows[1], plan.windows[max(plan.windows)]
     assert [places.shape[1] for places in (*first.reads, *first.writes)] == [13, 13, 11, 11]
     assert first.share < 0.01 < last.share <= 0.6
@@ -115,8 +142,8 @@ def test_region_perturbation_in_windows_gives_the_same_scores(order, edge):
 def test_no_more_inputs_and_steps_than_memory_was_reserved_for():
     network, x = small("functional")
     regions = evaluation.Regions(*x.shape[2:], 2)
-    plan = graph.Windows(graph.trace(network, x), regions.row_spans, regions.column_spans)
-    state, when = graph.Incremental(plan, x, 1, 2), regions.index.expand(len(x), -1, -1)
+    plan = Windows(graph.trace(network, x), regions.row_spans, regions.column_spans)
+    state, when = Incremental(plan, x, 1, 2), regions.index.expand(len(x), -1, -1)
     with pytest.raises(ValueError, match="reserved for 1"):
         state.restart(x, x, when)
     state.restart(x[:1], x[:1], when[:1])
@@ -125,7 +152,11 @@ def test_no_more_inputs_and_steps_than_memory_was_reserved_for():
 
 
 def test_a_network_that_cannot_be_traced_is_run_whole_or_refused():
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten()).eval()
+    class Deciding(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), Deciding(), nn.Flatten()).eval()
     x = torch.rand(2, 1, 12, 12)
     RUN(network, x, 0, x, 3, 4)
     with pytest.raises(ValueError, match="can be traced"):

@@ -37,6 +37,7 @@ from xaiutils.evaluation._statistics import (
     holm,
     sign_flip,
 )
+from xaiutils.evaluation._windows import Windows
 
 __all__ = [
     "FILLS",
@@ -59,6 +60,7 @@ __all__ = [
     "Reduce",
     "Regions",
     "Uniform",
+    "Windows",
     "abpc",
     "as_picture",
     "bootstrap",

@@ -26,6 +26,7 @@ from xaiutils import graph
 from xaiutils.attribution import Target
 from xaiutils.attribution._common import resolve_target
 from xaiutils.evaluation._pictures import Draws, Perturbation, replaced
+from xaiutils.evaluation._windows import Incremental, Windows
 
 OutputName = Literal["logit", "probability"]
 Output = OutputName | Callable[[Tensor, Tensor], Tensor]
@@ -147,7 +148,7 @@ class Runner:
         everything = outputs.new_empty(1).expand(images, *outputs.shape[1:])
         return resolve_target(self.target, everything)[numbers]
 
-    def _window_plan(self, network: Network, jobs: _Jobs) -> graph.Windows | None:
+    def _window_plan(self, network: Network, jobs: _Jobs) -> Windows | None:
         """How to recompute windows only, or None if whole pictures are better."""
         if self.windowed is False:
             return None
@@ -159,7 +160,7 @@ class Runner:
                 )
             return None
         regions = jobs.draws.regions
-        plan = graph.Windows(network, regions.row_spans, regions.column_spans)
+        plan = Windows(network, regions.row_spans, regions.column_spans)
         batch = min(len(jobs.curves) * jobs.steps, self._windowed_size(jobs.draws.x))
         return plan if self.windowed or plan.saving(batch, jobs.steps) >= _WORTHWHILE else None
 
@@ -178,14 +179,14 @@ class Runner:
             bar.update(len(pictures))
         return rows.view(-1, steps).cpu()
 
-    def _windows(self, plan: graph.Windows, jobs: _Jobs, bar: tqdm[Any]) -> Tensor:
+    def _windows(self, plan: Windows, jobs: _Jobs, bar: tqdm[Any]) -> Tensor:
         """The same scores, what a step leaves as it was being kept from the step before."""
         x, columns = jobs.draws.x, jobs.draws.regions.columns
         size = self._windowed_size(x)
         rows = torch.empty(jobs.steps, len(jobs.curves), device=x.device)
         groups = _parts(len(jobs.curves), max(1, size // jobs.steps))
         parts = _parts(jobs.steps, max(1, size // groups[0].stop))
-        state = graph.Incremental(plan, x, groups[0].stop, parts[0].stop)
+        state = Incremental(plan, x, groups[0].stop, parts[0].stop)
         drawn = _drawn(jobs)
         for group in groups:
             together = zip(*islice(drawn, group.stop - group.start), strict=True)

@@ -62,7 +62,6 @@ from xaiutils.graph.operations import (
 from xaiutils.graph.outputs import Output, outputs_of
 from xaiutils.graph.reading import trace
 from xaiutils.graph.running import GateRule, Graph, Node, Record, add_signal, gated, undisturbed
-from xaiutils.graph.windows import Incremental, Windows
 
 __all__ = [
     "AdaptiveAveragePool",
@@ -79,7 +78,6 @@ __all__ = [
     "GateRule",
     "Graph",
     "GraphError",
-    "Incremental",
     "Input",
     "Inputs",
     "LeakyReLU",
@@ -106,7 +104,6 @@ __all__ = [
     "TraceError",
     "UnsupportedOperation",
     "Upsample",
-    "Windows",
     "add_signal",
     "check_input",
     "check_model",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -411,7 +412,21 @@ def _affected(
 
 
 def _elementwise(operation: Operation) -> bool:
-    return isinstance(operation, (ops.Gate, ops.Affine))
+    """Whether an operation does the same at each place, and reads nothing but that place."""
+    return isinstance(operation, (ops.Gate, ops.Affine)) and not _varies(operation)
+
+
+def _varies(operation: Operation) -> bool:
+    """Whether a constant in it differs from place to place, as a position embedding does."""
+    sides: list[int] = []
+
+    def see(constant: Any) -> Any:
+        if isinstance(constant, Tensor) and constant.ndim > 1:
+            sides.extend(constant.shape[-2:])
+        return constant
+
+    ops.with_tensors(operation, see)
+    return any(side > 1 for side in sides)
 
 
 def _reaches(operation: Operation, shape: tuple[int, ...]) -> tuple[Reach, Reach] | None:
@@ -421,7 +436,7 @@ def _reaches(operation: Operation, shape: tuple[int, ...]) -> tuple[Reach, Reach
     if isinstance(operation, ops.Convolution) and not operation.transposed:
         kernel, dilation = tuple(operation.weight.shape[2:]), operation.dilation
         return _sliding(kernel, operation.stride, operation.padding, dilation)
-    if isinstance(operation, ops.MaxPool):
+    if isinstance(operation, ops.MaxPool) and not operation.border:
         return _sliding(operation.kernel, operation.stride, operation.padding, operation.dilation)
     if isinstance(operation, ops.AveragePool) and _plain(operation):
         return _sliding(operation.kernel, operation.stride, operation.padding, (1, 1))
