@@ -73,8 +73,8 @@ def assert_usual_interface(name, network, x):
     for target in (targets, targets.tolist(), tuple(targets.tolist())):
         assert torch.equal(method(x, target), heatmaps)
     torch.testing.assert_close(method(x, 1), method(x, [1] * len(x)))
-    torch.testing.assert_close(method(x, targets, internal_batch_size=2), heatmaps)
-    torch.testing.assert_close(method(x, None, internal_batch_size=1), heatmaps)
+    torch.testing.assert_close(method(x, targets, batch_size=2), heatmaps)
+    torch.testing.assert_close(method(x, None, batch_size=1), heatmaps)
     last = x.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(method(last, None), heatmaps)
     assert torch.equal(x, kept)
@@ -95,8 +95,8 @@ def assert_checks(name, method, network, x):
     with pytest.raises(TypeError, match="must be integers"):
         method(network, x, 1.5)
     if name != "random":
-        with pytest.raises(ValueError, match="internal_batch_size"):
-            method(network, x, 0, internal_batch_size=0)
+        with pytest.raises(ValueError, match="batch_size"):
+            method(network, x, 0, batch_size=0)
     with pytest.raises(ValueError, match=r"model\.eval"):
         method(copy.deepcopy(network).train(), x, 0)
 

@@ -40,7 +40,7 @@ def test_a_graph_does_in_place_of_its_module(network):
         expected = run(name, network, x, [1, 0, 2])
         torch.testing.assert_close(run(name, traced, x, [1, 0, 2]), expected, msg=name)
         torch.testing.assert_close(
-            run(name, traced, x[:1], None, internal_batch_size=1), run(name, network, x[:1], None)
+            run(name, traced, x[:1], None, batch_size=1), run(name, network, x[:1], None)
         )
 
 
@@ -284,7 +284,7 @@ def test_autograd_gives_what_the_graph_gives(network, refused):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
         assert not found.requires_grad
     again, second = attribution.integrated_gradients(
-        network, x, return_convergence_delta=True, internal_batch_size=2
+        network, x, return_convergence_delta=True, batch_size=2
     )
     torch.testing.assert_close((again, second), (whole, gap), rtol=1e-10, atol=1e-10)
 
@@ -645,7 +645,7 @@ def test_conditions_at_several_layers_and_masks():
     assert float(report.relative_gap.max()) < 1e-10
     frame = report.to_frame()
     assert float(frame.excluded.sum()) == pytest.approx(float(report.excluded[0]))
-    chunks = attribution.lrp(network, x, 1, conditions=conditions, internal_batch_size=2)
+    chunks = attribution.lrp(network, x, 1, conditions=conditions, batch_size=2)
     torch.testing.assert_close(chunks, found)
     traced = graph.trace(network, x)
     torch.testing.assert_close(attribution.lrp(traced, x, 1, conditions=conditions), found)

@@ -290,7 +290,7 @@ def test_one_number_for_each_image(gated):
         assert bool(torch.isfinite(expected).all())
         for target in (0, [0, 0, 0]):
             torch.testing.assert_close(method(network, x, target, **options), expected)
-        chunks = method(network, x, [0] * 3, internal_batch_size=2, **options)
+        chunks = method(network, x, [0] * 3, batch_size=2, **options)
         torch.testing.assert_close(chunks, expected)
         with pytest.raises(ValueError, match="from 0 to 0"):
             method(network, x, 1, **options)
@@ -342,11 +342,11 @@ def test_positions_as_one_tuple_in_chunks():
         method, options = METHODS[name], FAST.get(name, {})
         whole = method(network, x, (1, 2, 3), **options)
         for size in (1, 2):
-            chunks = method(network, x, (1, 2, 3), internal_batch_size=size, **options)
+            chunks = method(network, x, (1, 2, 3), batch_size=size, **options)
             torch.testing.assert_close(chunks, whole)
     each = [(1, 2, 3), (0, 0, 0), (1, 4, 4)]
     whole = attribution.lrp(network, x, each)
-    torch.testing.assert_close(attribution.lrp(network, x, each, internal_batch_size=2), whole)
+    torch.testing.assert_close(attribution.lrp(network, x, each, batch_size=2), whole)
 
 
 # ------------------------------------------------------------------------------ the layer of a CAM
@@ -459,13 +459,13 @@ def test_a_first_operation_in_place_leaves_the_images_alone():
 def test_chunks_must_be_whole_numbers():
     encoder, x = small("residual")
     for size in (0, -1, 1.5):
-        with pytest.raises(ValueError, match="internal_batch_size must be a whole number"):
-            attribution.label_free_gradient(encoder, x, internal_batch_size=size)
-        with pytest.raises(ValueError, match="internal_batch_size must be a whole number"):
-            attribution.lafam(encoder, x, internal_batch_size=size)
+        with pytest.raises(ValueError, match="batch_size must be a whole number"):
+            attribution.label_free_gradient(encoder, x, batch_size=size)
+        with pytest.raises(ValueError, match="batch_size must be a whole number"):
+            attribution.lafam(encoder, x, batch_size=size)
     for name in ("lafam", "label_free_gradient"):
         whole = LABEL_FREE[name](encoder, x)
-        chunks = LABEL_FREE[name](encoder, x, internal_batch_size=2)
+        chunks = LABEL_FREE[name](encoder, x, batch_size=2)
         torch.testing.assert_close(chunks, whole)
 
 

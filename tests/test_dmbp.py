@@ -445,7 +445,7 @@ def test_images_do_not_see_each_other_and_nothing_is_drawn_by_lot():
     together = attribution.dmbp(network, x, [0, 1, 2], 5)
     again = attribution.dmbp(network, x, [0, 1, 2], 5)
     assert torch.equal(together.positive, again.positive)
-    chunked = attribution.dmbp(network, x, torch.tensor([0, 1, 2]), 5, internal_batch_size=2)
+    chunked = attribution.dmbp(network, x, torch.tensor([0, 1, 2]), 5, batch_size=2)
     for i in range(3):
         alone = attribution.dmbp(network, x[i : i + 1], i, 5)
         for part in (together, chunked):
@@ -480,7 +480,7 @@ def test_the_addition_in_a_residual_block_has_masks_of_its_own():
         ({"iterations": -1}, "iterations"),
         ({"start": "random"}, "start"),
         ({"learning_rate": 0.0}, "learning_rate"),
-        ({"internal_batch_size": 0}, "internal_batch_size"),
+        ({"batch_size": 0}, "batch_size"),
         ({"target": 4}, "0 to 3"),
     ],
 )

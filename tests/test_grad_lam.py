@@ -340,7 +340,7 @@ def test_chunks_change_nothing_and_the_networks_are_left_alone(weighting):
     encoder, decoder, x = random_autoencoder(3, latents=5)
     kept = copy.deepcopy((encoder.state_dict(), decoder.state_dict()))
     whole = grad_lam(encoder, decoder, x, weighting=weighting)
-    for sizes in ({"chunk_size": 1}, {"chunk_size": 2}, {"internal_batch_size": 1}):
+    for sizes in ({"latent_batch_size": 1}, {"latent_batch_size": 2}, {"batch_size": 1}):
         cut = grad_lam(encoder, decoder, x, weighting=weighting, **sizes)
         for name in ("maps", "weights", "aggregate", "latents"):
             same(getattr(cut, name), getattr(whole, name))
@@ -405,8 +405,8 @@ def test_bad_input_gets_an_error_that_names_the_cure():
         "has no feature maps": {"layer": "9"},
         "weighting must be 'jacobian', .* not 'best'": {"weighting": "best"},
         "rectify must be 'abs', .* not 'no'": {"rectify": "no"},
-        "chunk_size must be .* at least 1": {"chunk_size": 0},
-        "internal_batch_size must be .* at least 1": {"internal_batch_size": 0},
+        "latent_batch_size must be .* at least 1": {"latent_batch_size": 0},
+        "batch_size must be .* at least 1": {"batch_size": 0},
         r"reference must be \(4,\)": {"reference": torch.zeros(3)},
     }
     for message, option in options.items():
@@ -459,9 +459,9 @@ def test_relax_from_its_definition():
             expected[i] += mask * (masked @ code / (masked.norm() * code.norm())).detach() / 20
     options = {"samples": 20, "cells": 3, "probability": 0.4, "seed": 4}
     same(attribution.relax(encoder, x, **options), expected)
-    same(attribution.relax(encoder, x, **options, perturbations_per_eval=7), expected)
+    same(attribution.relax(encoder, x, **options, batch_size=7), expected)
     for name, value in (("samples", 0), ("cells", 0), ("probability", 1.0),
-                        ("perturbations_per_eval", 0)):  # fmt: skip
+                        ("batch_size", 0)):  # fmt: skip
         with pytest.raises(ValueError, match=name):
             attribution.relax(encoder, x, **{name: value})
 
@@ -472,7 +472,7 @@ def test_label_free_gradient_is_the_gradient_of_the_inner_product():
     product = (encoder(varied) * encoder(x).detach()).sum()
     expected = torch.autograd.grad(product, varied)[0].abs().sum(1)
     same(attribution.label_free_gradient(encoder, x), expected)
-    same(attribution.label_free_gradient(encoder, x, internal_batch_size=1), expected)
+    same(attribution.label_free_gradient(encoder, x, batch_size=1), expected)
 
 
 def test_exp_vae_is_the_mean_of_rectified_maps():

@@ -317,7 +317,7 @@ def test_rules_refuse_parameters_out_of_range(make):
 def test_the_report_is_the_same_in_chunks_and_reads_as_a_table():
     network, x = small("bottleneck")
     whole = explain(network, x, 0, "alpha2_beta1", return_report=True)[1]
-    parts = explain(network, x, 0, "alpha2_beta1", return_report=True, internal_batch_size=2)[1]
+    parts = explain(network, x, 0, "alpha2_beta1", return_report=True, batch_size=2)[1]
     for name in ("start", "at_input", "bias", "stabiliser", "dead"):
         torch.testing.assert_close(getattr(whole, name), getattr(parts, name))
     table = whole.to_frame(1)

@@ -33,7 +33,7 @@ def grad_cam(
     *,
     relu: bool = True,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the Grad-CAM heatmap (Selvaraju et al. 2017, eqs. 1 and 2).
 
@@ -55,7 +55,7 @@ def grad_cam(
         relu: Whether negative values become 0, as in the paper.
         output: Which of several outputs of the network: a key, a position, or a function of what
             it returns, as in :func:`xaiutils.attribution.gradient`.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, 1, H, W). It is 0 everywhere for an image on which no map speaks for the target.
@@ -73,9 +73,9 @@ def grad_cam(
         network = differentiated(model, x, output, refusal)
         positions = positions_of(target, x, network.output_shape)
         one_chunk = partial(_by_autograd, network, layer, relu)
-        return joined(in_chunks(one_chunk, internal_batch_size, precise(x), positions))
+        return joined(in_chunks(one_chunk, batch_size, precise(x), positions))
     one_chunk = partial(_on_graph, traced, feature_layer(traced, layer), relu)
-    return joined(in_chunks(one_chunk, internal_batch_size, images, positions))
+    return joined(in_chunks(one_chunk, batch_size, images, positions))
 
 
 def _on_graph(

@@ -331,13 +331,13 @@ def _reads_pixels(traced: graph.Graph) -> bool:
 
 @graph.undisturbed
 def in_chunks(
-    function: Callable[..., T], internal_batch_size: int | None, x: Tensor, *others: Tensor | None
+    function: Callable[..., T], batch_size: int | None, x: Tensor, *others: Tensor | None
 ) -> list[T]:
     """Call a function on a few images at a time, without autograd, autocast and inference mode.
 
     Args:
         function: What to call, ``function(x, *others)``.
-        internal_batch_size: The largest number of images at a time; None for all.
+        batch_size: The largest number of images at a time; None for all.
         x: The images (N, ...).
         others: What else has an entry for each image, or None.
 
@@ -345,11 +345,11 @@ def in_chunks(
         What it returns for each chunk.
 
     Raises:
-        ValueError: If ``internal_batch_size`` is not a positive whole number.
+        ValueError: If ``batch_size`` is not a positive whole number.
     """
-    if internal_batch_size is not None:
-        check_positive("internal_batch_size", internal_batch_size)
-    size = internal_batch_size or len(x)
+    if batch_size is not None:
+        check_positive("batch_size", batch_size)
+    size = batch_size or len(x)
     chunks = [slice(first, first + size) for first in range(0, len(x), size)]
     return [function(*(None if t is None else t[c] for t in (x, *others))) for c in chunks]
 

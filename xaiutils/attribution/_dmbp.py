@@ -98,7 +98,7 @@ def dmbp(
     start: Start = "greedy",
     learning_rate: float = 0.05,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Disentangled:
     r"""Separate what speaks for the target output from what speaks against it.
 
@@ -131,7 +131,7 @@ def dmbp(
             hardly enough to change sides.
         output: Which of several outputs of the network: a key, a position, or a function of what
             it returns, as in :func:`xaiutils.attribution.gradient`.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         A :class:`Disentangled` with the attributions, mappings and masks, the bias, and the
@@ -159,7 +159,7 @@ def dmbp(
     chosen.check(traced.input_shape)
     search = _Search(chosen, iterations, start, learning_rate)
     one_chunk = partial(_explain, traced, search)
-    return Disentangled.joined(in_chunks(one_chunk, internal_batch_size, x, positions))
+    return Disentangled.joined(in_chunks(one_chunk, batch_size, x, positions))
 
 
 def dmbp_heatmap(
@@ -170,7 +170,7 @@ def dmbp_heatmap(
     *,
     norm: Norm | None = None,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     r"""Return what speaks for the target output, as one heatmap: see :func:`dmbp`.
 
@@ -183,7 +183,7 @@ def dmbp_heatmap(
             :math:`J^+` over the colours, which does not ask where the inputs' zero lies.
         output: Which of several outputs of the network: a key, a position, or a function of what
             it returns, as in :func:`xaiutils.attribution.gradient`.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output; with a norm (N, 1, H, W), not negative.
@@ -193,9 +193,7 @@ def dmbp_heatmap(
         ValueError: As in :func:`dmbp`, or if ``norm`` is unknown.
     """
     check_norm(norm)
-    found = dmbp(
-        model, x, target, iterations, output=output, internal_batch_size=internal_batch_size
-    )
+    found = dmbp(model, x, target, iterations, output=output, batch_size=batch_size)
     return found.positive if norm is None else pool_colours(found.positive_mapping, norm)
 
 

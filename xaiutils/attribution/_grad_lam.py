@@ -91,8 +91,8 @@ def grad_lam(
     rectify: Rectify = "abs",
     pooled: bool = True,
     reference: Tensor | None = None,
-    chunk_size: int = 32,
-    internal_batch_size: int | None = None,
+    latent_batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> LatentMaps:
     r"""Return Grad-LAM's map of every latent, and their aggregate.
 
@@ -132,8 +132,8 @@ def grad_lam(
         pooled: Whether the slopes are averaged over space; if not, each place has its own,
             :math:`l_j(u, v) = \sum_k A^k(u, v)\, \partial z_j / \partial A^k(u, v)`.
         reference: *r* of ``"removal"``, (J,), such as the mean code of a data set; zeros if None.
-        chunk_size: How many latents at a time; bounds the memory.
-        internal_batch_size: How many images at a time; bounds the memory.
+        latent_batch_size: How many latents at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         The maps, their weights, and the aggregate; for networks in half precision in float32, in
@@ -146,7 +146,7 @@ def grad_lam(
     """
     check_choice("weighting", weighting, WEIGHTINGS)
     check_choice("rectify", rectify, get_args(Rectify))
-    check_positive("chunk_size", chunk_size)
+    check_positive("latent_batch_size", latent_batch_size)
     traced = trace_encoder(encoder, x)
     latents = traced.output_shape[0]
     g = _checked_decoder(decoder, weighting, x.new_zeros(1, latents))
@@ -159,18 +159,18 @@ def grad_lam(
         )
 
     def one_chunk(part: Tensor) -> LatentMaps:
-        found = latent_maps(traced, part, layer, pooled, chunk_size)
+        found = latent_maps(traced, part, layer, pooled, latent_batch_size)
         if weighting == "gram":
-            gram = decoder_gram(g, found.latents, chunk_size)
+            gram = decoder_gram(g, found.latents, latent_batch_size)
             weights = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
             aggregate = _gram_aggregate(found.maps, gram, rectify)
         else:
-            weights = _weights(g, found.latents, weighting, reference, chunk_size)
+            weights = _weights(g, found.latents, weighting, reference, latent_batch_size)
             aggregate = _aggregate(found.maps, weights, rectify)
         aggregate = enlarged(aggregate[:, None], x.shape[2:])[:, 0]
         return replace(found, weights=weights, aggregate=aggregate)
 
-    return _joined(in_chunks(one_chunk, internal_batch_size, x))
+    return _joined(in_chunks(one_chunk, batch_size, x))
 
 
 # ------------------------------------------------------------------------------------ the encoder
@@ -211,7 +211,7 @@ def _check_returns_one(encoder: nn.Module, x: Tensor) -> None:
 
 
 def latent_maps(
-    traced: graph.Graph, x: Tensor, layer: str | None, pooled: bool, chunk_size: int
+    traced: graph.Graph, x: Tensor, layer: str | None, pooled: bool, batch_size: int
 ) -> LatentMaps:
     """Return the signed map of each latent; the weights are 1 and the aggregate is empty.
 
@@ -230,7 +230,7 @@ def latent_maps(
         raise ValueError("the encoder's code is not finite: it overflows on this input")
     features = record.value(node.index)
     found = []
-    for start in torch.split(torch.eye(latents.shape[1]).to(latents), chunk_size):
+    for start in torch.split(torch.eye(latents.shape[1]).to(latents), batch_size):
         signal = start[:, None].expand(-1, *latents.shape).reshape(-1, latents.shape[1])
         repeated = _repeated(record, len(start), later)
         slopes = traced.backward(repeated, signal, until=node.index)
@@ -267,7 +267,7 @@ def _repeated(record: graph.Record, times: int, wanted: frozenset[int]) -> graph
 
 
 @torch.no_grad()
-def decoder_norms(decoder: nn.Module, z: Tensor, chunk_size: int = 32) -> Tensor:
+def decoder_norms(decoder: nn.Module, z: Tensor, batch_size: int = 32) -> Tensor:
     r"""Return the length of each column of the decoder's Jacobian.
 
     One forward pass carries the derivatives in many directions along (forward-mode automatic
@@ -276,16 +276,16 @@ def decoder_norms(decoder: nn.Module, z: Tensor, chunk_size: int = 32) -> Tensor
     Args:
         decoder: Maps (N, J) to (N, ...).
         z: Codes (N, J).
-        chunk_size: How many latents at a time; bounds the memory.
+        batch_size: How many latents at a time; bounds the memory.
 
     Returns:
         :math:`\lVert \partial g / \partial z_j \rVert_2`, (N, J).
     """
-    return _over_latents(lambda e: _norm(_push(decoder, z, e)), z, chunk_size)
+    return _over_latents(lambda e: _norm(_push(decoder, z, e)), z, batch_size)
 
 
 @torch.no_grad()
-def decoder_gram(decoder: nn.Module, z: Tensor, chunk_size: int = 32) -> Tensor:
+def decoder_gram(decoder: nn.Module, z: Tensor, batch_size: int = 32) -> Tensor:
     r"""Return the Gram matrix of the decoder's Jacobian, column by column :math:`J^\top (J e_j)`.
 
     The Jacobian itself, J times the size of a reconstruction, is never held.
@@ -293,13 +293,13 @@ def decoder_gram(decoder: nn.Module, z: Tensor, chunk_size: int = 32) -> Tensor:
     Args:
         decoder: Maps (N, J) to (N, ...).
         z: Codes (N, J).
-        chunk_size: How many latents at a time; bounds the memory.
+        batch_size: How many latents at a time; bounds the memory.
 
     Returns:
         :math:`J_g^\top J_g`, (N, J, J), symmetric up to rounding.
     """
     pull = torch.func.vjp(decoder, z)[1]
-    return _over_latents(lambda e: pull(_push(decoder, z, e))[0], z, chunk_size)
+    return _over_latents(lambda e: pull(_push(decoder, z, e))[0], z, batch_size)
 
 
 def _push(decoder: nn.Module, z: Tensor, direction: Tensor) -> Tensor:
@@ -308,10 +308,10 @@ def _push(decoder: nn.Module, z: Tensor, direction: Tensor) -> Tensor:
     return change
 
 
-def _over_latents(function: Callable[[Tensor], Tensor], z: Tensor, chunk_size: int) -> Tensor:
+def _over_latents(function: Callable[[Tensor], Tensor], z: Tensor, batch_size: int) -> Tensor:
     """Call ``function`` with each unit vector, vectorised; the latents are dimension 1 of all."""
     directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    found: Tensor = torch.vmap(function, chunk_size=chunk_size)(directions)
+    found: Tensor = torch.vmap(function, chunk_size=batch_size)(directions)
     return found.transpose(0, 1).contiguous()
 
 
@@ -322,24 +322,24 @@ def _norm(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _weights(
-    decoder: nn.Module, z: Tensor, weighting: Weighting, reference: Tensor, chunk_size: int
+    decoder: nn.Module, z: Tensor, weighting: Weighting, reference: Tensor, batch_size: int
 ) -> Tensor:
     if weighting == "jacobian":
-        return decoder_norms(decoder, z, chunk_size)
+        return decoder_norms(decoder, z, batch_size)
     if weighting == "removal":
-        return _removal(decoder, z, reference, chunk_size)
+        return _removal(decoder, z, reference, batch_size)
     return z.abs() if weighting == "abs_latent" else torch.ones_like(z)
 
 
-def _removal(decoder: nn.Module, z: Tensor, reference: Tensor, chunk_size: int) -> Tensor:
+def _removal(decoder: nn.Module, z: Tensor, reference: Tensor, batch_size: int) -> Tensor:
     """Return how far the reconstruction moves per unit when a latent goes to its reference."""
     step, whole = reference - z, decoder(z)
-    change = _over_latents(lambda e: _norm(decoder(z + step * e) - whole), z, chunk_size)
+    change = _over_latents(lambda e: _norm(decoder(z + step * e) - whole), z, batch_size)
     size = torch.maximum(z.abs(), reference.abs())
     still = step.abs() <= torch.finfo(z.dtype).eps ** 0.5 * size  # rounding, or nothing at all
     if not bool(still.any()):
         return change / step.abs()
-    return torch.where(still, decoder_norms(decoder, z, chunk_size), change / step.abs())
+    return torch.where(still, decoder_norms(decoder, z, batch_size), change / step.abs())
 
 
 # ------------------------------------------------------------------------------------ together

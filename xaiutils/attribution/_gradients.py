@@ -33,7 +33,7 @@ def gradient(
     target: Target = None,
     *,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the gradient of the target output with respect to the input.
 
@@ -59,7 +59,7 @@ def gradient(
             number can be explained: with ``lambda y: y.softmax(1)`` a probability, with
             ``lambda y: y["out"].mean((2, 3))`` the mean over places of a segmentation. None where
             there is only one output, and for a Graph, which has chosen.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output per unit of the input. For a network in half precision
@@ -77,7 +77,7 @@ def gradient(
         UnpreprocessedWarning: If pictures go from 0 far beyond 1, as pixels of 0 to 255 do, and
             the network does not scale them itself. So do all methods.
     """
-    return _gradients(*prepare_slopes(model, x, target, output), internal_batch_size)
+    return _gradients(*prepare_slopes(model, x, target, output), batch_size)
 
 
 def input_x_gradient(
@@ -86,7 +86,7 @@ def input_x_gradient(
     target: Target = None,
     *,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the input times the gradient, :math:`x \odot \partial f_t / \partial x`.
 
@@ -97,7 +97,7 @@ def input_x_gradient(
         x: Inputs (N, C, H, W), as the network takes them.
         target: The output to explain: an int, one for each image, or None for the largest one.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output.
@@ -106,7 +106,7 @@ def input_x_gradient(
         TypeError: As in :func:`gradient`.
         ValueError: As in :func:`gradient`.
     """
-    slopes = gradient(model, x, target, output=output, internal_batch_size=internal_batch_size)
+    slopes = gradient(model, x, target, output=output, batch_size=batch_size)
     return precise(x) * slopes
 
 
@@ -117,7 +117,7 @@ def sensitivity(
     *,
     norm: Norm = "l2",
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     r"""Return how strongly the target output reacts to each pixel (Samek et al. 2017, eq. 3).
 
@@ -130,7 +130,7 @@ def sensitivity(
         target: The output to explain: an int, one for each image, or None for the largest one.
         norm: ``"l2"`` or ``"linf"``.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, 1, H, W), not negative.
@@ -140,7 +140,7 @@ def sensitivity(
         ValueError: As in :func:`gradient`, or if ``norm`` is unknown.
     """
     check_norm(norm)
-    slopes = gradient(model, x, target, output=output, internal_batch_size=internal_batch_size)
+    slopes = gradient(model, x, target, output=output, batch_size=batch_size)
     return pool_colours(slopes, norm)
 
 
@@ -153,7 +153,7 @@ def smoothgrad(
     noise_level: float = 0.15,
     seed: int = 0,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the gradient averaged over noisy copies of the input (Smilkov et al. 2017, eq. 1).
 
@@ -170,7 +170,7 @@ def smoothgrad(
         noise_level: Standard deviation of the noise, as a share of ``x.max() - x.min()``.
         seed: Of the noise.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output per unit of the input.
@@ -185,12 +185,12 @@ def smoothgrad(
     network, x, positions = prepare_slopes(model, x, target, output)
     spread = noise_level * (x.flatten(1).amax(1) - x.flatten(1).amin(1))
     spread = spread.reshape(-1, *[1] * (x.ndim - 1))
-    positions = _settled(network, x, positions, internal_batch_size)
+    positions = _settled(network, x, positions, batch_size)
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(x)
     for _ in range(samples):
         noise = torch.randn(x.shape[1:], generator=generator, dtype=x.dtype).to(x.device)
-        total += _gradients(network, x + spread * noise, positions, internal_batch_size)
+        total += _gradients(network, x + spread * noise, positions, batch_size)
     return total / samples
 
 
@@ -204,7 +204,7 @@ def integrated_gradients(
     n_steps: int = 50,
     return_convergence_delta: Literal[False] = False,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor: ...
 
 
@@ -218,7 +218,7 @@ def integrated_gradients(
     n_steps: int = 50,
     return_convergence_delta: Literal[True],
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -231,7 +231,7 @@ def integrated_gradients(
     n_steps: int = 50,
     return_convergence_delta: bool = False,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Return the gradient averaged along a straight path, times the path (Sundararajan 2017).
 
@@ -247,7 +247,7 @@ def integrated_gradients(
         n_steps: The number of points on the path.
         return_convergence_delta: Whether to return the completeness gap as well.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), in units of the output. With ``return_convergence_delta`` also the gap (N,):
@@ -261,15 +261,15 @@ def integrated_gradients(
     check_positive("n_steps", n_steps)
     network, x, positions = prepare_slopes(model, x, target, output)
     start = _baseline(baselines, x)
-    positions = _settled(network, x, positions, internal_batch_size)
+    positions = _settled(network, x, positions, batch_size)
     path, total = x - start, torch.zeros_like(x)
     for place, weight in zip(*_gauss_legendre(n_steps), strict=True):
-        total += weight * _gradients(network, start + place * path, positions, internal_batch_size)
+        total += weight * _gradients(network, start + place * path, positions, batch_size)
     heatmaps = path * total
     if not return_convergence_delta:
         return heatmaps
-    rise = _outputs(network, x, positions, internal_batch_size) - _outputs(
-        network, start, positions, internal_batch_size
+    rise = _outputs(network, x, positions, batch_size) - _outputs(
+        network, start, positions, batch_size
     )
     return heatmaps, heatmaps.flatten(1).sum(1) - rise
 
@@ -296,26 +296,22 @@ def _gauss_legendre(points: int) -> tuple[list[float], list[float]]:
     return ((places + 1) / 2).tolist(), (vectors[0] ** 2).tolist()
 
 
-def _settled(
-    network: _Runs, x: Tensor, positions: Tensor | None, internal_batch_size: int | None
-) -> Tensor:
+def _settled(network: _Runs, x: Tensor, positions: Tensor | None, batch_size: int | None) -> Tensor:
     """Fix the target: None is settled on the image itself, once for all its variants."""
     if positions is not None:
         return positions
-    return joined(in_chunks(lambda x: resolve_target(None, network(x)), internal_batch_size, x))
+    return joined(in_chunks(lambda x: resolve_target(None, network(x)), batch_size, x))
 
 
 def _gradients(
-    network: _Runs, x: Tensor, positions: Tensor | None, internal_batch_size: int | None
+    network: _Runs, x: Tensor, positions: Tensor | None, batch_size: int | None
 ) -> Tensor:
     one_chunk = partial(slopes_of, network)
-    return joined(in_chunks(one_chunk, internal_batch_size, x, positions))
+    return joined(in_chunks(one_chunk, batch_size, x, positions))
 
 
-def _outputs(
-    network: _Runs, x: Tensor, positions: Tensor, internal_batch_size: int | None
-) -> Tensor:
+def _outputs(network: _Runs, x: Tensor, positions: Tensor, batch_size: int | None) -> Tensor:
     def one_chunk(x: Tensor, positions: Tensor) -> Tensor:
         return network(x).reshape(len(x), -1).gather(1, positions[:, None])[:, 0]
 
-    return joined(in_chunks(one_chunk, internal_batch_size, x, positions))
+    return joined(in_chunks(one_chunk, batch_size, x, positions))

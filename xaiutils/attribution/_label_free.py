@@ -21,7 +21,7 @@ def lafam(
     x: Tensor,
     layer: str | None = None,
     *,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the label-free activation map (LaFAM; Karjauv and Albayrak 2024).
 
@@ -34,7 +34,7 @@ def lafam(
         x: Inputs (N, C, H, W).
         layer: The path in ``encoder`` of the module whose output is read; None takes the last maps
             that the code is computed from.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, H, W), in [0, 1].
@@ -52,7 +52,7 @@ def lafam(
         scaled = ((mean - low) / (high - low)).nan_to_num(0.0)
         return enlarged(scaled, x.shape[2:])[:, 0]
 
-    return joined(in_chunks(one_chunk, internal_batch_size, precise(x)))
+    return joined(in_chunks(one_chunk, batch_size, precise(x)))
 
 
 def relax(
@@ -63,7 +63,7 @@ def relax(
     cells: int = 7,
     probability: float = 0.5,
     seed: int = 0,
-    perturbations_per_eval: int = 64,
+    batch_size: int = 64,
 ) -> Tensor:
     r"""Return the RELAX importance (Wickstrøm et al. 2023): which pixels keep the code as it is.
 
@@ -81,7 +81,7 @@ def relax(
         cells: Side of the grid.
         probability: That a cell stays, in (0, 1).
         seed: Of the masks.
-        perturbations_per_eval: How many masked copies of one image at a time; bounds the memory.
+        batch_size: How many masked copies of one image at a time; bounds the memory.
 
     Returns:
         (N, H, W), from -1 to 1.
@@ -92,7 +92,7 @@ def relax(
     """
     check_positive("samples", samples)
     check_positive("cells", cells)
-    check_positive("perturbations_per_eval", perturbations_per_eval)
+    check_positive("batch_size", batch_size)
     if not 0 < probability < 1:
         raise ValueError(f"probability must lie between 0 and 1, not at {probability}")
     traced = trace_encoder(encoder, x)
@@ -100,7 +100,7 @@ def relax(
 
     def one_image(image: Tensor) -> Tensor:
         code, total = traced(image), torch.zeros_like(image[:, 0])
-        for part in torch.split(masks, perturbations_per_eval):
+        for part in torch.split(masks, batch_size):
             similarity = F.cosine_similarity(traced(image * part[:, None]), code)
             total += torch.einsum("s,shw->hw", similarity, part)
         return total / samples
@@ -122,9 +122,7 @@ def random_masks(
     return torch.stack([m[r : r + size[0], c : c + size[1]] for m, r, c in shifts])
 
 
-def label_free_gradient(
-    encoder: Network, x: Tensor, *, internal_batch_size: int | None = None
-) -> Tensor:
+def label_free_gradient(encoder: Network, x: Tensor, *, batch_size: int | None = None) -> Tensor:
     r"""Return the label-free saliency of a code (Crabbé and van der Schaar 2022).
 
     Their label-free wrapper turns the encoder *e* into one number, the inner product
@@ -136,7 +134,7 @@ def label_free_gradient(
         encoder: A network in evaluation mode that gives codes (N, J), or its
             :class:`~xaiutils.graph.Graph`, as in :func:`xaiutils.attribution.grad_lam`.
         x: Inputs (N, C, H, W).
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, H, W), not negative.
@@ -151,11 +149,11 @@ def label_free_gradient(
         record = traced.record(x, keep="gates")
         return traced.backward(record, record.output).abs().sum(dim=1)
 
-    return joined(in_chunks(one_chunk, internal_batch_size, precise(x)))
+    return joined(in_chunks(one_chunk, batch_size, precise(x)))
 
 
 def exp_vae(
-    encoder: Network, x: Tensor, layer: str | None = None, *, chunk_size: int = 32
+    encoder: Network, x: Tensor, layer: str | None = None, *, batch_size: int = 32
 ) -> Tensor:
     r"""Return the attention of expVAE (Liu et al. 2020), as far as it is publicly described.
 
@@ -170,7 +168,7 @@ def exp_vae(
         x: Inputs (N, C, H, W).
         layer: The path in ``encoder`` of the module whose output is read; None takes the last maps
             that the code is computed from.
-        chunk_size: How many latents at a time; bounds the memory.
+        batch_size: How many latents at a time; bounds the memory.
 
     Returns:
         (N, H, W), not negative. It is 0 everywhere for an image on which no map speaks for a
@@ -180,7 +178,9 @@ def exp_vae(
         TypeError: As in :func:`xaiutils.attribution.grad_lam`.
         ValueError: As in :func:`xaiutils.attribution.grad_lam`.
     """
-    found = grad_lam(encoder, None, x, layer, "uniform", rectify="relu", chunk_size=chunk_size)
+    found = grad_lam(
+        encoder, None, x, layer, "uniform", rectify="relu", latent_batch_size=batch_size
+    )
     return found.aggregate / found.latents.shape[1]
 
 

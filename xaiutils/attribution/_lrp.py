@@ -79,7 +79,7 @@ def lrp(
     until: str | None = None,
     conditions: Conditions | None = None,
     return_report: Literal[False] = False,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor: ...
 
 
@@ -97,7 +97,7 @@ def lrp(
     until: str | None = None,
     conditions: Conditions | None = None,
     return_report: Literal[True],
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> tuple[Tensor, RelevanceReport]: ...
 
 
@@ -114,7 +114,7 @@ def lrp(
     until: str | None = None,
     conditions: Conditions | None = None,
     return_report: bool = False,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor | tuple[Tensor, RelevanceReport]:
     r"""Return the relevance of each input value for the target output (Bach et al. 2015).
 
@@ -188,7 +188,7 @@ def lrp(
             boolean tensor in their place is a mask for the whole output, without the batch. At
             the layer where relevance starts they say where it does.
         return_report: Whether to return the account as well.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W), or of the shape that the output of ``until`` has, in units of the output; with
@@ -220,7 +220,7 @@ def lrp(
     plan = _Plan(traced, assign(chosen, traced, _types_in(model, chosen)), bias, way)
 
     one_chunk = partial(_explain, plan, return_report)
-    results = in_chunks(one_chunk, internal_batch_size, x, positions, start)
+    results = in_chunks(one_chunk, batch_size, x, positions, start)
     relevance = joined([found for found, _ in results])
     if not return_report:
         return relevance

@@ -41,7 +41,7 @@ def deconvnet(
     *,
     norm: Norm | None = None,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the deconvolution heatmap (Zeiler and Fergus 2014, as used in Samek et al. 2017).
 
@@ -62,7 +62,7 @@ def deconvnet(
             of a pixel; None leaves the colours and their signs.
         output: Which of several outputs of the network: a key, a position, or a function of what
             it returns, as in :func:`xaiutils.attribution.gradient`.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W); with a norm (N, 1, H, W), not negative.
@@ -74,7 +74,7 @@ def deconvnet(
             nor a gate of straight pieces; it names what, and where.
     """
     check_norm(norm)
-    found = _modified("deconvolution", _rectified, model, x, target, output, internal_batch_size)
+    found = _modified("deconvolution", _rectified, model, x, target, output, batch_size)
     return found if norm is None else pool_colours(found, norm)
 
 
@@ -85,7 +85,7 @@ def guided_backprop(
     *,
     norm: Norm | None = None,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     r"""Return the guided-backpropagation heatmap (Springenberg et al. 2015).
 
@@ -99,7 +99,7 @@ def guided_backprop(
         norm: ``"l2"`` or ``"linf"`` over the colours; None leaves the colours and their signs.
         output: Which of several outputs of the network: a key, a position, or a function of what
             it returns, as in :func:`xaiutils.attribution.gradient`.
-        internal_batch_size: How many images at a time; bounds the memory.
+        batch_size: How many images at a time; bounds the memory.
 
     Returns:
         (N, C, H, W); with a norm (N, 1, H, W), not negative.
@@ -118,7 +118,7 @@ def guided_backprop(
         x,
         target,
         output,
-        internal_batch_size,
+        batch_size,
     )
     return found if norm is None else pool_colours(found, norm)
 
@@ -130,12 +130,12 @@ def _modified(
     x: Tensor,
     target: Target,
     output: Output,
-    internal_batch_size: int | None,
+    batch_size: int | None,
 ) -> Tensor:
     traced, x, positions = prepare(model, x, target, output=output)
     require_piecewise_linear(traced, method)
     one_chunk = partial(signal_to_input, traced, gate=gate)
-    return joined(in_chunks(one_chunk, internal_batch_size, x, positions))
+    return joined(in_chunks(one_chunk, batch_size, x, positions))
 
 
 def random(
@@ -145,7 +145,7 @@ def random(
     *,
     seed: int = 0,
     output: Output = None,
-    internal_batch_size: int | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Return standard normal noise: the baseline that every method must beat.
 
@@ -155,7 +155,7 @@ def random(
         target: Checked, and otherwise unused.
         seed: Of the noise; image *n* of a batch gets the same noise whatever the batch size is.
         output: Checked, and otherwise unused.
-        internal_batch_size: Accepted as by the other methods; there is nothing to cut.
+        batch_size: Accepted as by the other methods; there is nothing to cut.
 
     Returns:
         (N, C, H, W).

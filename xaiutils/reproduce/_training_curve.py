@@ -210,7 +210,7 @@ def _score(
         outputs = module(part.images)
     target = outputs.argmax(dim=1)
     heatmaps = {
-        name: attribution.METHODS[name](module, part.images, target, internal_batch_size=50)
+        name: attribution.METHODS[name](module, part.images, target, batch_size=50)
         for name in plan.methods
     }
     side = part.images.shape[-1]
