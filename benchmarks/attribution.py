@@ -1,4 +1,4 @@
-"""Time and peak memory of LRP against the plain gradient, Captum and Zennit, side by side.
+"""Time and peak memory of LRP against the plain gradient, Captum, Zennit and LXT, side by side.
 
     python benchmarks/attribution.py [--networks vgg16,resnet50] [--batch 8] [--repeats 5] [--save]
 
@@ -10,6 +10,13 @@ Peak memory is what the process grew by at most during one call, again over the 
 means that the tool cannot run that network, or has no such rule; an asterisk that the sum of its
 heatmap is more than ten times the logit, so that it ran but did not work. With ``--save`` the table
 of each network goes to results/benchmark-attribution-NETWORK.csv, with its record beside it.
+
+``vit_b_16`` is a vision transformer, for pictures of 64 pixels. "epsilon" holds attention and
+deviations there, as Ali et al. (ICML 2022) do; "attn_lrp" is AttnLRP (Achtibat et al., ICML 2024).
+LXT computes both as a changed gradient, for which it replaces methods of torch.nn's classes; here
+that is undone after each call. It is compared where it is installed, which the package does not
+ask for. Zennit has no rules for LayerNorm and attention, which are left to the gradient here: its
+type for activations counts ``nn.MultiheadAttention`` in, but its rule for them fails there.
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ import argparse
 import ctypes
 import gc
 import importlib.metadata
+import importlib.util
 import math
 import operator
 import platform
@@ -25,7 +33,8 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +51,7 @@ import zennit.torchvision
 import zennit.types
 from captum.attr._utils import lrp_rules
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer, vision_transformer
 
 from xaiutils import attribution
 from xaiutils.attribution import AlphaBeta, Epsilon, Gamma, Rule, ZPlus
@@ -49,6 +59,7 @@ from xaiutils.reproduce._provenance import provenance, write_json, write_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 Method = Callable[[], Tensor]
+PIXELS = {"vit_b_16": 64}  # 224 for the others
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 RULES: dict[str, Rule] = {
     "epsilon": Epsilon(),
@@ -74,6 +85,10 @@ def load(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name == "efficientnet_lite0":
         return timm.create_model("tf_efficientnet_lite0").eval()
+    if name == "vit_b_16":
+        network = torchvision.models.vit_b_16(weights=None, image_size=PIXELS[name]).eval()
+        nn.init.normal_(network.heads.head.weight, std=0.05)  # torchvision starts with zeros
+        return network
     return torchvision.models.get_model(name, weights=None).eval()
 
 
@@ -107,6 +122,7 @@ def with_zennit(network: nn.Module, x: Tensor, targets: Tensor, rule: str) -> Te
     )
     composite = zennit.composites.LayerMapComposite(
         [
+            (nn.MultiheadAttention, None),
             (zennit.types.Activation, zennit.rules.Pass()),
             (zennit.layer.Sum, zennit.rules.Norm()),
             (zennit.types.AvgPool, zennit.rules.Norm()),
@@ -121,12 +137,49 @@ def with_zennit(network: nn.Module, x: Tensor, targets: Tensor, rule: str) -> Te
         return torch.autograd.grad(output, x, start)[0]
 
 
+@contextmanager
+def as_lxt_wants_it(rule: str) -> Iterator[None]:
+    """Let LXT replace methods of torch.nn's classes, and put them back afterwards.
+
+    Its default for torchvision's transformers stops the gradient at queries and keys. For AttnLRP
+    the products share by its own rule: a quarter to queries and keys each, a half to values.
+    """
+    from lxt.efficient import monkey_patch
+    from lxt.efficient.rules import divide_gradient
+
+    classes = (nn.GELU, nn.LayerNorm, nn.MultiheadAttention)
+    kept = {changed: changed.forward for changed in classes}
+
+    def attend(self: nn.Module, q: Tensor, k: Tensor, v: Tensor, *others: Any, **named: Any) -> Any:
+        parts = (divide_gradient(q, 4), divide_gradient(k, 4), divide_gradient(v, 2))
+        return kept[nn.MultiheadAttention](self, *parts, *others, **named)
+
+    try:
+        monkey_patch(vision_transformer)
+        if rule == "attn_lrp":
+            nn.MultiheadAttention.forward = attend
+        yield
+    finally:
+        for changed, forward in kept.items():
+            changed.forward = forward
+            if "original_forward" in vars(changed):
+                del changed.original_forward
+
+
+def with_lxt(network: nn.Module, x: Tensor, targets: Tensor, rule: str) -> Tensor:
+    """LXT's input times changed gradient."""
+    with as_lxt_wants_it(rule):
+        return x * gradient(network, x, targets)
+
+
 def candidates(network: nn.Module, x: Tensor, targets: Tensor) -> dict[tuple[str, str], Method]:
     """Return what is compared, by rule and tool."""
     methods: dict[tuple[str, str], Method] = {
         ("gradient", "autograd"): lambda: gradient(network, x, targets),
         ("gradient", "xaiutils"): lambda: attribution.gradient(network, x, targets),
     }
+    if isinstance(network, VisionTransformer):
+        return methods | for_transformers(network, x, targets)
     for name, rule in RULES.items():
         other = Epsilon() if name == "epsilon" else ZPlus()
         composite = attribution.Composite(rule, rule, affine=other, other=other)
@@ -137,10 +190,30 @@ def candidates(network: nn.Module, x: Tensor, targets: Tensor) -> dict[tuple[str
     return methods
 
 
+def for_transformers(
+    network: nn.Module, x: Tensor, targets: Tensor
+) -> dict[tuple[str, str], Method]:
+    """Return what is compared on a network with attention."""
+    inputs = captum.attr.InputXGradient(network)
+    return {
+        ("input x gradient", "xaiutils"): lambda: attribution.input_x_gradient(network, x, targets),
+        ("input x gradient", "captum"): lambda: inputs.attribute(
+            x.clone().requires_grad_(), target=targets
+        ).detach(),
+        ("epsilon", "xaiutils"): lambda: attribution.lrp(network, x, targets, "epsilon"),
+        ("epsilon", "captum"): lambda: with_captum(network, x, targets, "epsilon"),
+        ("epsilon", "zennit"): lambda: with_zennit(network, x, targets, "epsilon"),
+        ("epsilon", "lxt"): lambda: with_lxt(network, x, targets, "epsilon"),
+        ("attn_lrp", "xaiutils"): lambda: attribution.lrp(network, x, targets, "attn_lrp"),
+        ("attn_lrp", "lxt"): lambda: with_lxt(network, x, targets, "attn_lrp"),
+    }
+
+
 def measure(name: str, batch: int, repeats: int, clock: Callable[[], float]) -> pd.DataFrame:
     """Return time and memory of every tool and rule on one network, relative to the gradient."""
     network = load(name)
-    x = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    pixels = PIXELS.get(name, 224)
+    x = torch.randn(batch, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits, targets = network(x).max(1)
     methods = candidates(network, x, targets)
@@ -160,7 +233,7 @@ def first_call(key: tuple[str, str], method: Method, logits: Tensor) -> dict[str
         total = method().flatten(1).sum(1)
     except Exception as error:  # other people's tools fail in many ways: that is a result
         return {"times": [], "note": f"cannot run it: {type(error).__name__}: {error}"[:100]}
-    wild = key[0] != "gradient" and bool((total.abs() > 10 * logits.abs()).any())
+    wild = "gradient" not in key[0] and bool((total.abs() > 10 * logits.abs()).any())
     note = "its sum is beyond ten logits" if wild else ""
     return {"times": [], "note": note, "memory": peak_memory(method)}
 
@@ -223,18 +296,21 @@ def main() -> None:
         tables.append(measure(name, options.batch, options.repeats, CLOCKS[options.clock]))
         print(f"{name}: gradient {tables[-1]['seconds'].iloc[0]:.2f} s", flush=True)
         if options.save:
-            save(tables[-1], RESULTS / f"benchmark-attribution-{name}.csv", options)
+            save(name, tables[-1], options)
     print(tabulate(pd.concat(tables)))
 
 
-def save(measured: pd.DataFrame, path: Path, options: argparse.Namespace) -> None:
-    """Write the table with its record."""
+def save(name: str, measured: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Write the table of a network with its record."""
+    path = RESULTS / f"benchmark-attribution-{name}.csv"
     write_text(path, measured.to_csv(index=False, float_format="%.3g"))
-    tools = {name: importlib.metadata.version(name) for name in ("captum", "timm", "zennit")}
+    tools = {tool: importlib.metadata.version(tool) for tool in ("captum", "timm", "zennit")}
+    if "lxt" in set(measured["tool"]) and importlib.util.find_spec("lxt"):
+        tools["lxt"] = importlib.metadata.version("lxt")
     record = provenance(
         " ".join(["python benchmarks/attribution.py", *sys.argv[1:]]),
         batch=options.batch,
-        pixels=224,
+        pixels=PIXELS.get(name, 224),
         repeats=options.repeats,
         threads=options.threads,
         clock=options.clock,
