@@ -20,6 +20,7 @@ from xaiutils.attribution import (
     Flat,
     Gamma,
     Pass,
+    WithBias,
     WSquare,
     ZBox,
     Zero,
@@ -421,3 +422,18 @@ def test_rules_on_signed_values_from_their_definition(seed, follow_sign, bias):
             warnings.simplefilter("ignore", attribution.RelevanceExplosionWarning)
             found = explain(layer, a, 0, {nn.Linear: rule}, start=relevance, bias=bias)
         torch.testing.assert_close(found, (shares * relevance[..., None]).sum(1))
+
+
+def test_a_rule_may_treat_biases_in_its_own_way():
+    network, x = small("residual")
+    whole = explain(network, x, 1, "gamma", bias="ignore")
+    each = COMPOSITES["gamma"].override({nn.Module: WithBias(Gamma(), "ignore")})
+    torch.testing.assert_close(explain(network, x, 1, each), whole)
+    last = COMPOSITES["gamma"].override({-1: WithBias(Gamma(), "redistribute")})
+    _, report = explain(network, x, 1, last, return_report=True)
+    by_layer = {layer.name: layer for layer in report.layers}
+    assert not bool(by_layer["7"].bias.any())
+    assert bool(by_layer["1"].bias.any())
+    assert float(report.relative_gap.max()) < 1e-9
+    with pytest.raises(ValueError, match="bias must be one of 'absorb'"):
+        WithBias(Gamma(), "zero")

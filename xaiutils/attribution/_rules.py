@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -514,6 +514,30 @@ class Zero(Rule):
         """Give nothing to the inputs."""
         dead = total_of(step.relevance) if step.count else 0.0
         return Outcome(tuple(torch.zeros_like(a) for a in step.inputs), dead=dead)
+
+
+@dataclass(frozen=True)
+class WithBias(Rule):
+    """A rule with a treatment of biases of its own, whatever the others do.
+
+    Attributes:
+        rule: How relevance is shared.
+        bias: ``"absorb"``, ``"ignore"`` or ``"redistribute"``, as in :func:`lrp`.
+
+    Raises:
+        ValueError: If there is no such treatment.
+    """
+
+    rule: Rule
+    bias: str
+
+    def __post_init__(self) -> None:
+        choices = ", ".join(map(repr, BIAS_TREATMENTS))
+        _require(self.bias in BIAS_TREATMENTS, f"bias must be one of {choices}, not {self.bias!r}")
+
+    def apply(self, step: Step) -> Outcome:
+        """Pass the relevance of a step on to its inputs."""
+        return self.rule.apply(replace(step, bias=self.bias))
 
 
 # ------------------------------------------------------------------------------------ arithmetic
