@@ -572,3 +572,32 @@ def test_autocast_inside_is_not_recorded_as_if_it_were_not_there():
     network, x = Mixed().eval(), torch.randn(3, 4)
     found = undisturbed(reading.exported)(lambda: twin(network), reading.two(x), None, True)
     assert not isinstance(found, Program)
+
+
+def test_a_network_that_amplifies_rounding_is_read_and_one_that_is_wrong_is_not():
+    class Steep(nn.Module):
+        """Steps that make every difference larger, and a number by lot if it is to be wrong."""
+
+        def __init__(self, wrong):
+            super().__init__()
+            self.fc, self.wrong = nn.Linear(6, 6, bias=False), wrong
+
+        def forward(self, x):
+            x = x.flatten(1)
+            for _ in range(30):
+                x = torch.sin(3.0 * self.fc(x))
+            return x + (0.1 * self.drawn() if self.wrong else 0.0)
+
+        def drawn(self):
+            return float(torch.rand(()).item()) if not torch.compiler.is_compiling() else 0.5
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 1, 1, dtype=torch.float64)
+    for wrong in (False, True):
+        network = Steep(wrong).double().eval()
+        nn.init.orthogonal_(network.fc.weight)
+        if not wrong:
+            assert graph.trace(network, x)(x).shape == (2, 6)
+            continue
+        with pytest.raises(graph.TraceError):
+            graph.trace(network, x)

@@ -14,19 +14,25 @@ from xaiutils.graph.running import Graph
 # How far a graph's output may be from the network's, relative to the largest number in it.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 
+# Every operation rounds, not the input alone: so many times what that does is rounding, too.
+_AMPLIFIED = 100.0
+
 
 def two(x: Tensor) -> Tensor:
     """Return two of the inputs, as what works for one image only must not be taken for right."""
     return torch.cat([x[:2], x[:1]])[:2].detach()
 
 
-def agree(found: Tensor, expected: Tensor, coarsest: torch.dtype | None = None) -> bool:
+def agree(
+    found: Tensor, expected: Tensor, coarsest: torch.dtype | None = None, rounding: float = 0.0
+) -> bool:
     """Whether two outputs are the same but for rounding.
 
     Args:
         found: What a graph computed.
         expected: The network's own output.
         coarsest: The coarsest type of numbers in which the network computes, if not its own.
+        rounding: By how much the network's own output moves if its input is rounded.
     """
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
@@ -35,7 +41,7 @@ def agree(found: Tensor, expected: Tensor, coarsest: torch.dtype | None = None) 
     if expected.is_cuda:  # where TF32 rounds the factors of products, differently when folded
         tolerance = max(tolerance, 0.02 if expected.dtype != torch.float64 else 0)
     difference, largest = (found - expected).abs().max(), expected.abs().max()
-    return bool(difference <= tolerance * largest)
+    return bool(difference <= max(tolerance * float(largest), _AMPLIFIED * rounding))
 
 
 def difference(copy: nn.Module, plain: Graph, x: Tensor) -> str:
