@@ -591,6 +591,11 @@ def test_an_operation_of_ones_own_is_read_once_it_is_registered():
     graph.register(bent, "gate")
     network, x = lines(lambda y: bent(y))
     assert_read(network, x)
+    graph.register(bent, "copies")
+    network, x = lines(lambda y: bent(y))
+    with pytest.raises(graph.TraceError, match="not of the kind that it was registered as"):
+        graph.trace(network, x)
+    graph.register(bent, "gate")
     with pytest.raises(ValueError, match="kind must be one of copies, linear, gate, nonlinear"):
         graph.register(bent, "bend")
     with pytest.raises(TypeError, match=r"one of torch\.ops"):

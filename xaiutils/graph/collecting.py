@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, cast
 
 import torch
@@ -37,6 +38,7 @@ class Collection:
         constants: The tensors that the network's ``forward`` creates.
         recipes: How to compute the other constants.
         coarsest: The coarsest type of numbers in which the network computes.
+        registered: Whether an operation was translated as somebody said who registered it.
     """
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
@@ -50,6 +52,7 @@ class Collection:
         self.recipes: dict[str, Call] = {}
         self.batch: Any = None
         self.coarsest = x.dtype
+        self.registered = False
 
     def lookup(self, argument: Any) -> Any:
         """Return what a node of the exported program stands for, anything else as it is."""
@@ -306,7 +309,9 @@ def _line(where: str) -> str:
     if '"' not in where or ", line " not in where:
         return ""
     number = where.split(", line ")[1].split(",")[0]
-    return f"{where.split(chr(34))[1].replace(chr(92), '/').split('/')[-1]}:{number}"
+    file = PurePath(where.split('"')[1].replace("\\", "/")).name
+    cell = file.startswith("<") or file.removesuffix(".py").isdigit()  # as IPython names them
+    return f"a notebook cell, line {number}" if cell else f"{file}:{number}"
 
 
 def _schema(node: fx.Node) -> Sequence[Any]:

@@ -83,5 +83,5 @@ def _outputs_of_modules(
         nodes = [node.index for node in plain.nodes if node.module == path]
         if len(nodes) == uses[path]:  # one node for each use
             yield path, nodes[met[path] - 1], output
-        elif nodes and met[path] == uses[path]:
+        elif path and nodes and met[path] == uses[path]:
             yield path, plain.find(path).index, output

@@ -243,11 +243,31 @@ def _attempt(
         ):
             plain = bound_graph(translated(model, program, x, fold=False), model)
             raise TraceError(difference(task.twin(model), plain, images))
+        if structure.registered:
+            _check_derivative(bound.graph, task.twin(model), images, task.output)
     except Exception as error:
         if final:
             raise
         raise _Doubt from error
     return bound, written
+
+
+def _check_derivative(graph: Graph, copy: nn.Module, x: Tensor, output: Output) -> None:
+    """Refuse a graph that has the network's output but not its derivative.
+
+    Raises:
+        TraceError: If an operation is not what it was registered as.
+    """
+    record = graph.record(x, keep="gates")
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        expected = torch.autograd.grad(outputs_of(copy, leaf, output).sum(), leaf)[0]
+    found = graph.backward(record, torch.ones_like(record.output))
+    if not agree(found, expected):
+        raise TraceError(
+            f"{type(copy).__name__} has another derivative than what was traced of it: an operation"
+            " is not of the kind that it was registered as"
+        )
 
 
 def _rounding(model: nn.Module, x: Tensor, task: _Task, expected: Tensor) -> float:

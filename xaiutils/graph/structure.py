@@ -47,12 +47,14 @@ class Structure:
             position bias, one over a deviation), by a name of its own, in the order of execution.
             It is computed when the structure is bound to the weights.
         coarsest: The coarsest type of numbers in which the network computes, where it casts.
+        registered: Whether it holds operations that somebody registered.
     """
 
     templates: tuple[Template, ...]
     constants: dict[str, Tensor]
     recipes: dict[str, Call] = field(default_factory=dict)
     coarsest: torch.dtype | None = None
+    registered: bool = False
 
 
 def _consumers(templates: list[Template]) -> list[list[int]]:

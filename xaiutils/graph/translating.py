@@ -61,7 +61,9 @@ class Translator(Collection):
         position = self._last()
         templates = pruned(self.templates, position)
         templates = list(named(folded(templates) if fold else templates))
-        return Structure(tuple(templates), self.constants, self.recipes, self.coarsest)
+        return Structure(
+            tuple(templates), self.constants, self.recipes, self.coarsest, self.registered
+        )
 
     def _placeholders(self) -> None:
         signature = self.program.graph_signature

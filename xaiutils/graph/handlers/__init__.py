@@ -13,7 +13,7 @@ from torch import fx
 
 from xaiutils.graph import kinds
 from xaiutils.graph import operations as ops
-from xaiutils.graph.collecting import key_of, name_of
+from xaiutils.graph.collecting import Asked, key_of, name_of
 from xaiutils.graph.handlers import _arithmetic, _attention, _layers, _moves, _pooling
 from xaiutils.graph.handlers._repeating import (
     Handler,
@@ -70,12 +70,17 @@ def handler_of(node: fx.Node) -> Handler:
     """Return what translates a node."""
     key = key_of(node.target._schema.name) if hasattr(node.target, "_schema") else name_of(node)
     if key in _registered:
-        return _registered[key]
+        return lambda asked: _as_registered(asked, _registered[key])
     if key in _ANYWHERE:
         return _ANYWHERE[key]
     if key in _PLAIN:
         return lambda asked: _PLAIN[key](asked) if asked.plain else repeat(asked)
     return repeat
+
+
+def _as_registered(asked: Asked, handler: Handler) -> Any:
+    asked.tracer.registered = True  # what somebody says of it is to be checked
+    return handler(asked)
 
 
 # For signals whose images come first, dimension 0.
