@@ -22,7 +22,7 @@ def house(tmp_path):
     (package / "other.py").write_text("UNUSED = 1")
     (package / "table.json").write_text("{}")
     (tmp_path / "constraints.txt").write_text("torch==2.15.0")
-    cells = [new_code_cell(CODE), new_code_cell("print(epsilon.VALUE)")]
+    cells = [new_code_cell(CODE), new_code_cell("'samek'"), new_code_cell("print(epsilon.VALUE)")]
     nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks/11_test.ipynb")
     return tmp_path
 
@@ -79,7 +79,9 @@ def stamped(house, notebook):
     return notebook
 
 
-@pytest.mark.parametrize("file", ["xaiutils/table.json", "constraints.txt", "results/table.csv"])
+@pytest.mark.parametrize(
+    "file", ["xaiutils/table.json", "constraints.txt", "results/samek-digits-areas.csv"]
+)
 def test_changed_input_makes_stale(house, stamped, file):
     assert not chapters.is_stale(stamped, house)
     (house / file).parent.mkdir(exist_ok=True)
@@ -89,6 +91,8 @@ def test_changed_input_makes_stale(house, stamped, file):
 
 def test_what_the_notebook_does_not_run_leaves_it_fresh(house, stamped):
     (house / "xaiutils/other.py").write_text("UNUSED = 2")
+    (house / "results").mkdir()
+    (house / "results/benchmark-zoo.csv").write_text("a table that it does not name")
     content = nbformat.read(stamped, as_version=4)
     content.cells.append(new_markdown_cell("More prose."))
     nbformat.write(content, stamped)

@@ -2,8 +2,8 @@
 
 A notebook is committed with its outputs. When it is executed, a fingerprint of all that its
 outputs depend on is stored in its metadata: its code, the modules of xaiutils that the code
-imports (directly or through others), the package's data, the tables in results/ and the pinned
-versions. A notebook whose fingerprint no longer fits is stale, and the build executes it again.
+imports (directly or through others), the package's data, the tables in results/ that it names and
+the pinned versions. A notebook whose fingerprint no longer fits is stale, and the build executes it again.
 
 Run as ``python book/_tools/chapters.py`` (the stale ones), ``--all``, or with the notebooks' paths.
 """
@@ -69,11 +69,16 @@ def fingerprint(notebook: Any, root: Path = ROOT) -> str:
     inputs = imported_files(TransformerManager().transform_cell(code), root)
     inputs |= {root / "constraints.txt"}
     inputs |= {path for path in _files(root / PACKAGE) if path.suffix != ".py"}
-    inputs |= set(_files(root / "results"))
+    inputs |= {path for path in _files(root / "results") if _kind_of_run(path) in code}
     digest = hashlib.sha256(code.encode())
     for path in sorted(inputs):
         digest.update(f"\0{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _kind_of_run(path: Path) -> str:
+    """Return the word by which code names a table's run: ``samek`` of ``samek-mnist_cnn-areas``."""
+    return path.stem.removeprefix("benchmark-").split("-")[0]
 
 
 def imported_files(code: str, root: Path = ROOT) -> set[Path]:
