@@ -3,7 +3,8 @@
 A notebook is committed with its outputs. When it is executed, a fingerprint of all that its
 outputs depend on is stored in its metadata: its code, the modules of xaiutils that the code
 imports (directly or through others), the package's data, the tables in results/ that it names and
-the pinned versions. A notebook whose fingerprint no longer fits is stale, and the build executes it again.
+the pinned versions. A notebook whose fingerprint no longer fits is stale, and the build executes
+it again.
 
 Run as ``python book/_tools/chapters.py`` (the stale ones), ``--all``, or with the notebooks' paths.
 """
