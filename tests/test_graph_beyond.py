@@ -89,6 +89,10 @@ def test_a_smooth_gate_needs_its_input():
 # --------------------------------------------------------------------------- products, quotients
 
 
+def three(y):
+    return torch.arange(12.0, dtype=y.dtype).reshape(3, 4) - 5
+
+
 def by_hand_without_gradient(y):
     with torch.no_grad():
         scale = 1 / (1 + y.abs().amax(1, keepdim=True))
@@ -121,6 +125,8 @@ def by_hand_without_gradient(y):
         lambda y: y.amax((2, 3)),
         lambda y: y.max(1)[0],
         lambda y: torch.addcmul(y, y.flip(2), y.flip(3)),
+        lambda y: torch.addcmul(y, torch.eye(4, dtype=y.dtype), torch.eye(4, dtype=y.dtype)),
+        lambda y: torch.addmm(y[:, :3, 0, 0], y.new_ones(y.shape[0], 4), three(y).T),
         lambda y: y.std((2, 3)),
         lambda y: y.softmax(1),
         lambda y: y.log_softmax(-1),
@@ -239,6 +245,14 @@ def test_the_weights_of_a_held_normalisation_are_those_of_its_matrix(name):
         lambda y: y.new_ones(y.shape[0], 4, 1, 1) + y,
         lambda y: y.type_as(y).to(torch.float64),
         lambda y: y.new_tensor(2.0).expand_as(y) * y,
+        lambda y: y - y.new_ones(y.shape[0], 4, 1, 1),
+        lambda y: y.new_ones(y.shape[0], 4, 1, 1) - 2 * y,
+        lambda y: y * y.new_full((y.shape[0], 4, 1, 1), -2.0),
+        lambda y: y / y.new_full((y.shape[0], 4, 1, 1), -2.0),
+        lambda y: torch.addcmul(torch.eye(4, dtype=y.dtype), y, -torch.eye(4, dtype=y.dtype)),
+        lambda y: torch.addmm(torch.ones(3, dtype=y.dtype), y[:, :, 0, 0], three(y).T),
+        lambda y: y.flatten(1).index_fill(1, torch.tensor([0, 3]), 2.0),
+        lambda y: (z := y.clone(), z[:, 0].fill_(1.5), z)[-1],
         lambda y: y[:, None].repeat_interleave(2, 0).reshape(-1, 2, 4, 4, 4).sum(1),
     ],
 )
@@ -498,6 +512,17 @@ def test_the_gate_of_a_product_gets_nothing(gate):
     torch.testing.assert_close(lrp(network, x, 0, "epsilon"), expected, **CLOSE)
     halves = lrp(network, x, 0, "attn_lrp", bias="ignore")
     assert float(halves[0, 0]) == pytest.approx(float(network(x)) / 2, rel=1e-5)
+
+
+def test_a_clamp_is_a_gate_only_if_it_ends_at_one():
+    class Star(nn.Module):
+        def forward(self, x):
+            return F.relu6(x[:, :1]) * x[:, 1:]
+
+    x = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    heatmap = lrp(Star().eval(), x, 0, "epsilon")
+    expected = torch.tensor([[6.0, 6.0]], dtype=x.dtype)  # half each
+    torch.testing.assert_close(heatmap, expected, **CLOSE)
 
 
 def test_softmax_by_taylor_loses_what_is_called_remainder():

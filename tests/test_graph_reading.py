@@ -13,7 +13,7 @@ from small_networks import REAL, SMALL, real, small
 from torch import Tensor, nn
 
 from xaiutils import graph
-from xaiutils.graph import reading
+from xaiutils.graph import comparing, reading
 from xaiutils.graph.copying import twin
 from xaiutils.graph.recording import Program
 from xaiutils.graph.running import undisturbed
@@ -601,3 +601,20 @@ def test_a_network_that_amplifies_rounding_is_read_and_one_that_is_wrong_is_not(
             continue
         with pytest.raises(graph.TraceError):
             graph.trace(network, x)
+
+
+def test_a_norm_that_applies_its_own_activation_is_not_blamed():
+    class NormAct(nn.BatchNorm2d):
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.act = nn.SiLU()
+
+        def forward(self, x):
+            return self.act(super().forward(x))
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(4), nn.Flatten(), nn.Linear(144, 5))
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    network = network.double().eval()
+    plain = graph.trace(network, x, fold=False)
+    assert "the outputs of its modules agree" in comparing.difference(network, plain, x)

@@ -257,14 +257,12 @@ class Asked:
         self,
         hold: Callable[[str, Any], Any] = lambda name, constant: constant,
         pick: int | None = None,
-        **changes: Any,
     ) -> Call:
         """Return the call as it is, for an operation that repeats it.
 
         Args:
             hold: What becomes of a constant in an argument of some name.
             pick: Which of several outputs is meant.
-            changes: Arguments that are something else.
         """
         self.implied()
         sources = self.sources()
@@ -284,15 +282,14 @@ class Asked:
             return leaf
 
         names = [spec.name for spec in _schema(self.node)]
-        args = []
-        for name, value in zip(names, self.node.args, strict=False):
-            args.append(changes.pop(name) if name in changes else tree_map(argument(name), value))
-        kwargs = {k: tree_map(argument(k), v) for k, v in self.node.kwargs.items()} | changes
+        given = zip(names, self.node.args, strict=False)
+        args = tuple(tree_map(argument(name), value) for name, value in given)
+        kwargs = {k: tree_map(argument(k), v) for k, v in self.node.kwargs.items()}
         value = self.node.meta["val"]
         one = value if pick is None else value[pick]
         return Call(
             function,
-            tuple(args),
+            args,
             kwargs,
             tuple(self.tracer.layouts[source] for source in sources),
             self.tracer.placed(one, self)[1],

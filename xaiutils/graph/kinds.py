@@ -16,20 +16,24 @@ COPIES = _names(
     masked_fill where slice_scatter select_scatter index_put constant_pad_nd pad rot90
     hstack vstack dstack column_stack"""
 )
-# Sums and averages of the input, with no weight below zero.
+# Sums, differences and averages of the input.
 SUMS = _names(
     """sum mean cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
-    upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa col2im add reflection_pad1d
-    reflection_pad2d replication_pad1d replication_pad2d"""
+    upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa col2im add sub rsub
+    reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"""
 )
 # Linear in a single signal, with a weight; the sum is that of several matrices.
 WEIGHTED = _names(
     """matmul mm bmm mv einsum linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d
-    conv_transpose3d convolution addmm baddbmm addcmul mul div rsub sub"""
+    conv_transpose3d convolution addmm baddbmm addbmm addmv addcmul mul div"""
 )
+# Those of them that add a product to something, which is called self.
+PLUS_PRODUCT = _names("addmm baddbmm addbmm addmv addcmul")
 PRODUCTS = _names("mul matmul mm bmm einsum")
-WEIGHTS = _names("weight mat1 mat2 tensor1 tensor2 tensors vec batch1 batch2 other self input")
+# The arguments by which a signal may be multiplied, and those that may stand beside it.
+WEIGHTS = _names("weight mat mat1 mat2 tensor1 tensor2 tensors vec batch1 batch2 other self input")
+OFFSETS = _names("tensors value values self other src source")
 # Activations: each output depends on the input at the same place.
 ELEMENTWISE = _names(
     """silu gelu hardswish hardsigmoid sigmoid tanh elu selu celu prelu mish softplus log_sigmoid

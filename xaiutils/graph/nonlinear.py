@@ -111,11 +111,15 @@ class Nonlinear(Operation):
             if not output.requires_grad:  # a comparison, say
                 return torch.zeros_like(output)
             signal = torch.zeros_like(output).requires_grad_()
-            moved, changes = [leaf for leaf, _ in pairs], [change for _, change in pairs]
+            moved = [leaf for leaf, _ in pairs]
             parts = torch.autograd.grad(
                 output, moved, signal, create_graph=True, materialize_grads=True
             )
-            (change,) = torch.autograd.grad(parts, signal, changes)
+            known = [(p, c) for p, (_, c) in zip(parts, pairs, strict=True) if p.requires_grad]
+            if not known:  # all of it is overwritten
+                return torch.zeros_like(output)
+            slopes, changes = zip(*known, strict=True)
+            (change,) = torch.autograd.grad(slopes, signal, changes)
         return change
 
     def held(self, free: int, inputs: Sequence[Tensor]) -> LinearOperation:

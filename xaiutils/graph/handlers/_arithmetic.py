@@ -8,11 +8,7 @@ import torch
 
 from xaiutils.graph import nonlinear
 from xaiutils.graph import operations as ops
-from xaiutils.graph.calls import (
-    Parameter,
-    Repeated,
-    Rows,
-)
+from xaiutils.graph.calls import Layout, Parameter, Repeated, Rows
 from xaiutils.graph.collecting import Asked
 from xaiutils.graph.handlers._repeating import (
     Handler,
@@ -55,7 +51,7 @@ def quotient(asked: Asked) -> Any:
     if asked.raw("rounding_mode") is not None:
         raise asked.unsupported(f"it rounds with rounding_mode={asked.raw('rounding_mode')!r}")
     if not asked.is_signal("other"):
-        divisor = asked["other"]
+        divisor = _for_all(asked["other"], asked.layout("self"))
         if isinstance(divisor, Parameter):
             inverse: Any = asked.derived("inverse", torch.reciprocal, divisor)
             return affine(asked, "self", inverse, 0.0, 1.0)
@@ -91,6 +87,7 @@ def _by_a_signal(asked: Asked) -> int:
 def affine(asked: Asked, name: str, scale: Any, offset: Any, factor: float) -> Any:
     """Add ``scale * x + factor * offset``, where scale and offset do not depend on the input."""
     layout = asked.layout(name)
+    scale, offset = (_for_all(value, layout) for value in (scale, offset))
     if isinstance(scale, Repeated) or isinstance(offset, Repeated) or layout.dim != 0:
         return repeat(asked)
     x = broadcast(asked, asked.value(name))
@@ -103,6 +100,12 @@ def affine(asked: Asked, name: str, scale: Any, offset: Any, factor: float) -> A
         return asked.tracer.constant(value * times)
 
     return asked.add(ops.Affine(tensor("scale", scale), tensor("offset", offset, factor)), x)
+
+
+def _for_all(value: Any, layout: Layout) -> Any:
+    """Return a constant with a row for each image as the one row that all of them have."""
+    one_row = isinstance(value, Repeated) and value.layout.plain and layout.plain
+    return value.value if one_row else value
 
 
 def broadcast(asked: Asked, x: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -12,15 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from xaiutils.graph import kinds, nonlinear
 from xaiutils.graph import operations as ops
-from xaiutils.graph.calls import (
-    PLAIN,
-    Call,
-    Layout,
-    Offset,
-    Rows,
-    Signal,
-    Weight,
-)
+from xaiutils.graph.calls import PLAIN, Call, Layout, Offset, Rows, Signal, Weight
 from xaiutils.graph.collecting import Asked, key_of, name_of
 from xaiutils.graph.operations import Operation
 
@@ -69,15 +61,23 @@ def repeat(asked: Asked) -> Any:
     if name in kinds.PRODUCTS and signals == 2:
         return _product_of(asked)
     if name in kinds.COPIES:
-        return repeat_linear(asked, True, (), ("tensors", "value", "self", "other", "src"))
+        return repeat_linear(asked, True, (), kinds.OFFSETS)
     if name in kinds.WEIGHTED and signals == 1 and _once(asked):
-        offsets = ("bias", "self") if name.startswith("add") or name == "baddbmm" else ("bias",)
-        return repeat_linear(asked, False, kinds.WEIGHTS - set(offsets), offsets)
+        return _repeat_weighted(asked, name)
     if name in kinds.SUMS:
-        return repeat_linear(asked, False, (), ("self", "other"))
+        return repeat_linear(asked, False, (), kinds.OFFSETS)
     if name in kinds.ELEMENTWISE and signals == 1:
         return repeat_gate(asked)
     return repeat_nonlinear(asked)
+
+
+def _repeat_weighted(asked: Asked, name: str) -> Any:
+    """Translate a product with a constant; in some of them another constant is added to it."""
+    if name not in kinds.PLUS_PRODUCT:
+        return repeat_linear(asked, False, kinds.WEIGHTS - {"bias"}, ("bias",))
+    if asked.is_signal("self"):  # the product is what is constant, and has no weight to show
+        return repeat_nonlinear(asked)
+    return repeat_linear(asked, False, kinds.WEIGHTS - {"self"}, ("self",))
 
 
 def _counts(values: Sequence[Any]) -> bool:
@@ -100,9 +100,7 @@ def check_images(asked: Asked, name: str) -> None:
     shown = [source.meta["val"] for source in asked.node.all_input_nodes]
     ranks = [value.ndim for value in shown if isinstance(value, torch.Tensor)]
     along = {dim % max(ranks, default=1) for dim in dims}
-    mixes = name not in kinds.MOVES_IMAGES | {"repeat_interleave"} and any(
-        layout.dim in along for layout in layouts
-    )
+    mixes = name not in kinds.MOVES_IMAGES and any(layout.dim in along for layout in layouts)
     flattens = name in ("roll", "softmax", "flip") and not dims
     rows = {layout.times * layout.before for layout in layouts}
     rows.add(asked.tracer.images(asked.first(), asked)[1])
@@ -116,7 +114,7 @@ def output_layout(asked: Asked) -> Layout:
 
 
 def repeat_linear(
-    asked: Asked, copies: bool, weights: Sequence[str] | frozenset[str], offsets: Sequence[str]
+    asked: Asked, copies: bool, weights: Collection[str], offsets: Collection[str]
 ) -> Any:
     def hold(name: str, constant: Any) -> Any:
         if name in offsets:
@@ -167,15 +165,20 @@ def _product_of(asked: Asked) -> int:
     return asked.add(kind(asked.as_call(), signal), left, right)
 
 
-def _is_gate(asked: Asked, position: int) -> bool:
-    """Whether a signal comes from something that weighs others, copied or scaled at most."""
+def _is_gate(asked: Asked, position: int, scale: float = 1.0) -> bool:
+    """Whether a signal comes from something that weighs others, copied or scaled at most.
+
+    A clamp is one if what leaves it, scaled, is between 0 and 1: ``relu6(x + 3) / 6``.
+    """
     template = asked.tracer.templates[position]
     operation = template.operation
     if operation.kind in kinds.GATES or isinstance(operation, nonlinear.Softmax):
         return True
     if isinstance(operation, ops.Clamp):
-        return operation.low == 0 and math.isfinite(operation.high)
-    passes = isinstance(operation, ops.Affine) or (
-        isinstance(operation, ops.LinearOperation) and operation.routing
-    )
-    return passes and len(template.inputs) == 1 and _is_gate(asked, template.inputs[0])
+        return operation.low == 0 and math.isclose(operation.high * scale, 1.0, rel_tol=1e-6)
+    if isinstance(operation, ops.Affine):
+        factor = operation.scale
+        scale *= float(factor) if isinstance(factor, torch.Tensor) and factor.ndim == 0 else 1.0
+    elif not (isinstance(operation, ops.LinearOperation) and operation.routing):
+        return False
+    return len(template.inputs) == 1 and _is_gate(asked, template.inputs[0], scale)
