@@ -8,7 +8,14 @@
 
 from xaiutils.evaluation._boxes import energy_inside, pointing_game
 from xaiutils.evaluation._complexity import as_picture, entropy, jpeg_size, png_size
-from xaiutils.evaluation._curves import Curves, abpc, gain_over_random
+from xaiutils.evaluation._controls import borrowed, centre_prior, picture_as_map, unsigned
+from xaiutils.evaluation._curves import (
+    Curves,
+    abpc,
+    gain_over,
+    gain_over_random,
+    own_minus_borrowed,
+)
 from xaiutils.evaluation._fills import FILLS, Blur, Constant, Dirichlet, Fill, Uniform
 from xaiutils.evaluation._jobs import OUTPUTS, Output
 from xaiutils.evaluation._occlusion import occlusion_agreement, region_occlusion
@@ -30,7 +37,10 @@ from xaiutils.evaluation._sanity import (
 )
 from xaiutils.evaluation._statistics import (
     Comparison,
+    FewImagesWarning,
     Interval,
+    IntervalMethod,
+    Tail,
     bootstrap,
     compare,
     equivalence,
@@ -51,32 +61,40 @@ __all__ = [
     "Curves",
     "Dirichlet",
     "Edge",
+    "FewImagesWarning",
     "Fill",
     "FillName",
     "Interval",
+    "IntervalMethod",
     "Order",
     "Output",
     "Randomisation",
     "Reduce",
     "Regions",
+    "Tail",
     "Uniform",
     "Windows",
     "abpc",
     "as_picture",
     "bootstrap",
+    "borrowed",
+    "centre_prior",
     "compare",
     "count_ties",
     "energy_inside",
     "entropy",
     "equivalence",
     "expected_falls",
+    "gain_over",
     "gain_over_random",
     "holm",
     "jpeg_size",
     "map_similarity",
     "morf_ranks",
     "occlusion_agreement",
+    "own_minus_borrowed",
     "parameter_randomisation",
+    "picture_as_map",
     "png_size",
     "pointing_game",
     "randomised",
@@ -84,4 +102,5 @@ __all__ = [
     "region_occlusion",
     "region_perturbation",
     "sign_flip",
+    "unsigned",
 ]

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from xaiutils.evaluation._pictures import Perturbation
+
+BY_LOT = ("random", "block")  # these orders ask no heatmap
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +25,8 @@ class Curves:
             are. Each repetition has a draw of its own of the fill, of a random order, and of the
             order of regions that score alike; where an image has none of these, its repetitions
             are equal.
-        order: "morf" (most relevant first), "lerf" (least relevant first) or "random".
+        order: "morf" (most relevant first), "lerf" (least relevant first), "random" or "block", or
+            what a search calls its orders.
         perturbation: How the pictures were made, from which `perturbed` makes them again.
     """
 
@@ -38,19 +43,19 @@ class Curves:
     def constant(self) -> Tensor:
         """Heatmaps that score all regions alike, so that the lot alone ordered them, (N,) bool.
 
-        All False for a random order, which asks no heatmap.
+        All False for an order by lot, which asks no heatmap.
         """
         constant = self.perturbation.constant
-        return torch.zeros_like(constant) if self.order == "random" else constant
+        return torch.zeros_like(constant) if self.order in BY_LOT else constant
 
     @property
     def tied(self) -> Tensor:
         """How many regions share their score with others and were ordered by lot, (N,) int64.
 
-        0 for a random order, which asks no heatmap.
+        0 for an order by lot, which asks no heatmap.
         """
         tied = self.perturbation.tied
-        return torch.zeros_like(tied) if self.order == "random" else tied
+        return torch.zeros_like(tied) if self.order in BY_LOT else tied
 
     def falls(self) -> Tensor:
         """f(x(0)) - f(x(k)), the mean over the repetitions: (N, L + 1) float64."""
@@ -76,6 +81,24 @@ class Curves:
         if not 0 <= last <= self.steps:
             raise ValueError(f"steps must be from 0 to {self.steps}, not {steps}")
         return self.falls()[:, : last + 1].mean(dim=1)
+
+    def to_frame(self) -> pd.DataFrame:
+        """All scores as a long table: a row for each image, repetition and step.
+
+        Returns:
+            The columns image, repeat, step (from 0 to L), order, and score in units of the output.
+            Images are numbered from `first_image`.
+        """
+        images, repeats, steps = np.indices(self.scores.shape).reshape(3, -1)
+        return pd.DataFrame(
+            {
+                "image": images + self.perturbation.draws.first_image,
+                "repeat": repeats,
+                "step": steps,
+                "order": self.order,
+                "score": self.scores.flatten().numpy(),
+            }
+        )
 
     def perturbed(
         self, steps: Sequence[int], repeat: int = 0, images: Sequence[int] | None = None
@@ -146,13 +169,69 @@ def gain_over_random(curves: Curves, random: Curves) -> Tensor:
     return curves.aopc() - random.aopc()
 
 
-def _check_same_images(first: Curves, second: Curves) -> None:
-    if first.scores.shape != second.scores.shape:
+def gain_over(curves: Curves, control: Curves) -> Tensor:
+    """How much better an order does than a control, for each image; positive is better.
+
+    AOPC of the method less that of the control; for "lerf", where a small fall is good, the other
+    way round.
+
+    Args:
+        curves: A method in the order "morf" or "lerf".
+        control: The same images and settings in the same order for another map (a `borrowed` one,
+            `centre_prior`, `picture_as_map`), or in an order by lot ("random", "block"), which may
+            have more repetitions.
+
+    Returns:
+        (N,) float64, in units of the output.
+
+    Raises:
+        ValueError: An order that cannot be a method's or its control, or the curves do not belong
+            together.
+    """
+    if curves.order not in ("morf", "lerf"):
+        raise ValueError(f"curves must be of the order 'morf' or 'lerf', not {curves.order!r}")
+    if control.order not in (curves.order, *BY_LOT):
+        raise ValueError(
+            f"control must be of the order {curves.order!r}, like the curves, or by lot, not "
+            f"{control.order!r}"
+        )
+    _check_same_images(curves, control, repeats=control.order not in BY_LOT)
+    gain = curves.aopc() - control.aopc()
+    return -gain if curves.order == "lerf" else gain
+
+
+def own_minus_borrowed(
+    own_morf: Curves, own_lerf: Curves, borrowed_morf: Curves, borrowed_lerf: Curves
+) -> Tensor:
+    """What a map knows of *this* image: its `abpc` less that of the map of another image.
+
+    A borrowed map is as compact as one's own, and lies where objects lie in photographs. So an
+    order that knows nothing of the image scores zero on average, whatever it knows of images.
+
+    Args:
+        own_morf: A method's maps, most relevant regions first.
+        own_lerf: The same, least relevant first.
+        borrowed_morf: The same images with the maps of other images (`borrowed`), likewise.
+        borrowed_lerf: Likewise.
+
+    Returns:
+        (N,) float64, in units of the output.
+
+    Raises:
+        ValueError: As in `abpc`, or the curves are of different images.
+    """
+    _check_same_images(own_morf, borrowed_morf)
+    return abpc(own_morf, own_lerf) - abpc(borrowed_morf, borrowed_lerf)
+
+
+def _check_same_images(first: Curves, second: Curves, repeats: bool = True) -> None:
+    one, two = (tuple(c.scores.shape) for c in (first, second))
+    if one != two and (repeats or (one[0], one[2]) != (two[0], two[2])):
         raise ValueError(
             "the curves differ in images, repetitions or steps: "
             f"{tuple(first.scores.shape)} and {tuple(second.scores.shape)}"
         )
-    if not torch.equal(first.scores[..., 0], second.scores[..., 0]):
+    if not torch.equal(first.scores[:, 0, 0], second.scores[:, 0, 0]):
         raise ValueError("the curves start at different scores: they are of different images")
 
 

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from xaiutils import graph
 from xaiutils.attribution import Target
 from xaiutils.attribution._common import resolve_target
-from xaiutils.evaluation._pictures import Draws, Perturbation, replaced
+from xaiutils.evaluation._pictures import Draws, Perturbation, Replacement, replaced
 from xaiutils.evaluation._windows import Incremental, Windows
 
 OutputName = Literal["logit", "probability"]
@@ -152,6 +152,13 @@ class Runner:
         """How to recompute windows only, or None if whole pictures are better."""
         if self.windowed is False:
             return None
+        if jobs.draws.sees_mask:
+            if self.windowed:
+                raise ValueError(
+                    "windowed=True needs a fill that stays as it is from step to step; this one "
+                    "sees the mask, so leave windowed=None"
+                )
+            return None
         if not isinstance(network, graph.Graph):
             if self.windowed:
                 raise ValueError(
@@ -231,7 +238,7 @@ class _Drawn(NamedTuple):
 
     image: Tensor  # (), its number
     picture: Tensor  # (C, H, W)
-    replacement: Tensor  # (C, H, W)
+    replacement: Replacement  # (C, H, W), or what gives it where the fill sees the mask
     ranks: Tensor  # (H, W) at which place each pixel is replaced
     order: Tensor  # (count,) the regions in their order, on the CPU
 
@@ -244,7 +251,7 @@ class _Drawn(NamedTuple):
 def _drawn(jobs: _Jobs) -> Iterator[_Drawn]:
     """One curve after another; those of one image and repetition share what is drawn."""
     for (image, repeat), curves in groupby(jobs.curves, key=lambda curve: curve[:2]):
-        replacement = jobs.draws.replacement(image, repeat)
+        replacement = jobs.draws.replacer(image, repeat)
         for curve in curves:
             way = jobs.ways[curve.way]
             ranks, order = way.pixel_ranks(image, repeat), way.region_order(image, repeat)

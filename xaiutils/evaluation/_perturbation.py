@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from xaiutils import graph
 from xaiutils.attribution import Target
-from xaiutils.evaluation._curves import Curves
+from xaiutils.evaluation._curves import BY_LOT, Curves
 from xaiutils.evaluation._fills import FILLS, Fill
 from xaiutils.evaluation._jobs import OUTPUTS, Output, Runner
-from xaiutils.evaluation._pictures import Draws, Perturbation
+from xaiutils.evaluation._pictures import Block, Draws, Perturbation
 from xaiutils.evaluation._regions import EDGES, REDUCTIONS, Edge, Reduce, Regions
 
-Order = Literal["morf", "lerf", "random"]
+Order = Literal["morf", "lerf", "random", "block"]
 FillName = Literal["uniform", "dirichlet", "constant", "blur"]
 
-ORDERS: tuple[Order, ...] = ("morf", "lerf", "random")
+ORDERS: tuple[Order, ...] = ("morf", "lerf", "random")  # of the paper
 
 
 class ConstantHeatmapWarning(UserWarning):
@@ -109,7 +109,9 @@ def region_perturbation(
     An area alone says little: a random order gains too, so run ``order="random"`` beside the maps.
     And a random order scatters the regions, while a map's come in clusters. With uniform noise
     scattered regions hurt the more, so that MoRF can place a map behind chance, and LeRF far ahead,
-    for its clusters alone; in the difference of the two, `abpc`, that part drops out.
+    for its clusters alone; in the difference of the two, `abpc`, that part drops out. The controls
+    tell the rest: ``order="block"`` has a map's compactness and knows nothing, and a `borrowed` map
+    has the shape of a map, and its place in photographs, and knows nothing of this image.
 
     Args:
         model: A network in evaluation mode; maps (N, C, H, W) to class scores (N, K), or to
@@ -118,10 +120,11 @@ def region_perturbation(
         target: The class whose output is watched: None for the class that the network names at
             x(0), an int, or N of them. Not used by a callable `output`.
         heatmaps: (N, C, H, W), whose channels are summed, or (N, 1, H, W), or (N, H, W); or a
-            mapping from the names of methods to such tensors. None with ``order="random"``.
+            mapping from the names of methods to such tensors. None with an order by lot.
         region_size: Side of a region, in pixels; 9 in the paper.
         steps: L, the number of regions that are replaced; 100 in the paper, 15.7 % of its images.
-        order: "morf", "lerf" or "random".
+        order: "morf", "lerf", or one by lot, anew in each repetition: "random" (scattered) or
+            "block" (compact: the regions nearest to a random place first).
         fill: "uniform" (independent noise between the lowest and highest value of each channel of
             `x`; for the paper's, between black and white whatever `x` holds, give
             ``Uniform(low, high)``), "dirichlet", "constant" (the mean of `x` at each place), "blur"
@@ -130,6 +133,11 @@ def region_perturbation(
             shape. It is called with one image (1, C, H, W) on the CPU at a time. A replacement is
             drawn once for each repetition and serves all steps. The names take range and mean from
             `x`: to evaluate a part of a data set, give the classes the values of the whole.
+            A fill with an attribute ``sees_mask = True`` is called as
+            ``fill(images, generator, gone)``: with K copies of one image (K, C, H, W) and what is
+            gone at K steps, (K, 1, H, W) bool. What it draws must be the same for all K (draw once,
+            for one image), or the scores depend on the batch size. It costs a call for every
+            batch of steps, and windows cannot be used.
         repeats: How often everything random is drawn; 10 in the paper. If nothing is (a fixed
             fill, and no ties), the network runs once and the repetitions are equal.
         output: "logit", "probability" (softmax), or ``output(outputs, images)`` that maps the
@@ -167,7 +175,7 @@ def region_perturbation(
     graph.check_model(model)
     graph.check_input(model, x)
     regions = checked_regions(x, region_size, steps, edge)
-    _check_choice("order", order, ORDERS)
+    _check_choice("order", order, ("morf", "lerf", *BY_LOT))
     _check_choice("region_score", region_score, REDUCTIONS)
     runner = checked_runner(model, target, output, batch_size, repeats, progress, windowed)
     draws = checked_draws(x, regions, fill, seed, first_image)
@@ -175,8 +183,8 @@ def region_perturbation(
     ways = {name: _way(name, maps, order, region_score, draws) for name, maps in named.items()}
     if not ways:
         raise ValueError("heatmaps is an empty mapping; give at least one method")
-    # A random order does not depend on the heatmap: once is enough for all methods.
-    different = list(ways.values())[:1] if order == "random" else list(ways.values())
+    # An order by lot does not depend on the heatmap: once is enough for all methods.
+    different = list(ways.values())[:1] if order in BY_LOT else list(ways.values())
     scores = runner.run(draws, different, steps, repeats).expand(len(ways), -1, -1, -1)
     pairs = zip(ways.items(), scores, strict=True)
     curves = {name: Curves(found, order, way) for (name, way), found in pairs}
@@ -237,8 +245,9 @@ def _way(
     name: str, maps: Tensor | None, order: Order, region_score: Reduce, draws: Draws
 ) -> Perturbation:
     """The order that one method's heatmaps give."""
-    if order == "random":  # nothing is known of any region
-        return Perturbation(draws, torch.zeros(len(draws.x), draws.regions.count))
+    if order in BY_LOT:  # nothing is known of any region
+        kind = Block if order == "block" else Perturbation
+        return kind(draws, torch.zeros(len(draws.x), draws.regions.count))
     label = f"heatmaps[{name!r}]" if name else "heatmaps"
     flat = _summed(label, maps, draws.x)
     scores = draws.regions.scores(flat, region_score)
@@ -254,7 +263,8 @@ def _summed(label: str, maps: Tensor | None, x: Tensor) -> Tensor:
     """Checked heatmaps, summed over the channels: (N, H, W) float64 on the CPU."""
     if not isinstance(maps, Tensor):
         raise TypeError(
-            f'{label} must be a tensor, not {type(maps).__name__}; only order="random" needs none'
+            f"{label} must be a tensor, not {type(maps).__name__}; only the orders "
+            f"{' and '.join(BY_LOT)} need none"
         )
     number, sides = len(x), tuple(x.shape[2:])
     allowed = [(number, *sides), (number, 1, *sides), tuple(x.shape)]

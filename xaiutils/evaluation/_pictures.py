@@ -6,8 +6,9 @@ the method, the order, the batch size or the device, and not on which other imag
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor
 from xaiutils.evaluation._fills import Fill
 from xaiutils.evaluation._regions import Regions, count_ties, morf_ranks
 
-_PURPOSES = ("fill", "order")
+Replacement = Tensor | Callable[[Tensor], Tensor]
+
+_PURPOSES = ("fill", "order", "block")
 
 
 def generator(seed: int, image: int, repeat: int, purpose: str) -> torch.Generator:
-    """A generator on the CPU for one image, one repetition and one purpose ("fill", "order")."""
+    """A generator on the CPU for one image, one repetition and one of the purposes above."""
     entropy = np.random.SeedSequence([seed, image, repeat, _PURPOSES.index(purpose)])
     return torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
 
@@ -43,23 +46,63 @@ class Draws:
     seed: int
     first_image: int
 
+    @property
+    def sees_mask(self) -> bool:
+        """Whether the fill asks which pixels are gone: then each step has its own replacement."""
+        return bool(getattr(self.fill, "sees_mask", False))
+
     def replacement(self, image: int, repeat: int) -> Tensor:
         """What replaces the regions of one image, (C, H, W), drawn on the CPU."""
         one = self.x[image : image + 1].detach().cpu().clone()  # a fill may work in place
-        drawn = self.fill(one, generator(self.seed, self.first_image + image, repeat, "fill"))
-        if not isinstance(drawn, Tensor) or drawn.shape != one.shape:
+        return self._checked(image, self.fill(one, self._noise(image, repeat)), one)[0]
+
+    def replacements(self, image: int, repeat: int, gone: Tensor) -> Tensor:
+        """The same where the fill sees the mask: for gone (K, 1, H, W) it is (K, C, H, W)."""
+        one = self.x[image : image + 1].detach().cpu()
+        many = one.expand(len(gone), -1, -1, -1).clone()
+        drawn = self.fill(many, self._noise(image, repeat), gone.cpu())  # type: ignore[call-arg]
+        return self._checked(image, drawn, many)
+
+    def _noise(self, image: int, repeat: int) -> torch.Generator:
+        return generator(self.seed, self.first_image + image, repeat, "fill")
+
+    def _checked(self, image: int, drawn: object, images: Tensor) -> Tensor:
+        if not isinstance(drawn, Tensor) or drawn.shape != images.shape:
             shape = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
             raise ValueError(
-                f"fill must return a tensor of the images' shape {tuple(one.shape)}, not {shape}"
+                f"fill must return a tensor of the images' shape {tuple(images.shape)}, not {shape}"
             )
         if not bool(torch.isfinite(drawn).all()):
             raise ValueError(f"fill returned NaN or infinite values for image {image}")
-        return drawn[0].to(self.x)
+        return drawn.to(self.x)
+
+    def replacer(self, image: int, repeat: int) -> Replacement:
+        """What replaces the regions of one image, whichever kind of fill it is."""
+        if self.sees_mask:
+            return partial(self.replacements, image, repeat)
+        return self.replacement(image, repeat)
 
     def random_ranks(self, image: int, repeat: int) -> Tensor:
         """A random order of the regions of one image, (count,) int64, on the CPU."""
         drawn = generator(self.seed, self.first_image + image, repeat, "order")
         return torch.randperm(self.regions.count, generator=drawn)
+
+    def block_ranks(self, image: int, repeat: int) -> Tensor:
+        """Regions by their distance from a place that the lot chooses, likewise.
+
+        Distances are in sides of the image, so that the block has its shape.
+        """
+        drawn = generator(self.seed, self.first_image + image, repeat, "block")
+        centre = torch.rand(2, generator=drawn, dtype=torch.float64)
+        regions = self.regions
+        rows, columns = (
+            (torch.tensor(spans, dtype=torch.float64).mean(dim=1) / side - place) ** 2
+            for spans, side, place in (
+                (regions.row_spans, regions.height, centre[0]),
+                (regions.column_spans, regions.width, centre[1]),
+            )
+        )
+        return morf_ranks(-(rows[:, None] + columns).view(1, -1))[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +157,24 @@ class Perturbation:
 
     def pictures(self, image: int, repeat: int, steps: Tensor) -> Tensor:
         """One image after some numbers of replaced regions: steps (K,) give (K, C, H, W)."""
-        replacement = self.draws.replacement(image, repeat)
+        replacement = self.draws.replacer(image, repeat)
         return replaced(self.draws.x[image], replacement, self.pixel_ranks(image, repeat), steps)
 
 
+@dataclass(frozen=True, eq=False)
+class Block(Perturbation):
+    """A compact block that grows from a place chosen by lot; it asks no heatmap."""
+
+    def _region_ranks(self, image: int, repeat: int) -> Tensor:
+        return self.draws.block_ranks(image, repeat)
+
+
 def replaced(
-    picture: Tensor, replacement: Tensor, ranks: Tensor, steps: Tensor, out: Tensor | None = None
+    picture: Tensor,
+    replacement: Replacement,
+    ranks: Tensor,
+    steps: Tensor,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Samek et al. 2017, eq. 10, for many steps at once.
 
@@ -127,12 +182,14 @@ def replaced(
 
     Args:
         picture: The image, (C, H, W).
-        replacement: What to put there, (C, H, W).
+        replacement: What to put there, (C, H, W); or what gives it, (K, C, H, W), if told which
+            pixels are gone, (K, 1, H, W).
         ranks: When each pixel is replaced, (H, W).
         steps: Numbers of replaced regions, (K,).
         out: Where to write, (K, C, H, W); a new tensor if omitted.
     """
     gone = ranks < steps.to(ranks.device)[:, None, None, None]
+    filled = replacement(gone) if callable(replacement) else replacement
     if out is None:
-        return torch.where(gone, replacement, picture)
-    return torch.where(gone, replacement, picture, out=out)
+        return torch.where(gone, filled, picture)
+    return torch.where(gone, filled, picture, out=out)
