@@ -125,13 +125,22 @@ def test_every_map_goes_to_one_other_image(number):
     assert torch.equal(evaluation.borrowed({"a": maps})["a"], lent)
 
 
-def test_maps_are_borrowed_from_other_classes_where_there_are_some():
-    classes = torch.tensor([0, 0, 0, 1, 1, 1])
-    maps = torch.arange(6).view(6, 1, 1)
-    lent = evaluation.borrowed(maps, classes).flatten()
+@pytest.mark.parametrize("seed", range(5))
+def test_maps_are_borrowed_from_other_classes_where_there_are_some(seed):
+    classes = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
+    maps = torch.arange(8).view(8, 1, 1)
+    lent = evaluation.borrowed(maps, classes, seed).flatten()
+    assert sorted(lent.tolist()) == list(range(8))
     assert (classes[lent] != classes).all()
-    alike = torch.zeros(6, dtype=torch.int64)
+
+
+def test_one_class_alone_lends_among_itself_and_the_lot_has_a_seed():
+    maps, alike = torch.arange(6).view(6, 1, 1), torch.zeros(6, dtype=torch.int64)
     assert torch.equal(evaluation.borrowed(maps, alike), evaluation.borrowed(maps))
+    assert any(
+        not torch.equal(evaluation.borrowed(maps, seed=s), evaluation.borrowed(maps))
+        for s in range(1, 4)
+    )
 
 
 def test_a_map_knows_more_of_its_image_than_a_borrowed_one_does(x):

@@ -14,40 +14,62 @@ from torch import Tensor
 Maps = TypeVar("Maps", Tensor, Mapping[str, Tensor])
 
 
-def borrowed(heatmaps: Maps, targets: Tensor | None = None) -> Maps:
-    """Give each image the map of another one, each map to one image.
+def borrowed(heatmaps: Maps, targets: Tensor | None = None, seed: int = 0) -> Maps:
+    """Give each image the map of another one, each map to one image, by lot.
 
     A borrowed map is of the same method and network, with the same clusters and the same liking for
     the middle of a photograph. It knows nothing of the image that it is given to.
 
     Args:
         heatmaps: (N, ...), or a mapping of such tensors, which are all lent in the same way.
-        targets: (N,) the classes that the maps explain. Given, the maps go to images of other
-            classes as far as one shift of the batch can do that.
+        targets: (N,) the classes that the maps explain. Given, maps are lent to images of other
+            classes, as far as there are some: what a map knows of a class is then not lent.
+        seed: Of the lot.
 
     Returns:
-        Maps of the same shape: those of the images some places further on, the last ones from the
-        start. With targets the shortest shift that lends the fewest within a class.
+        Maps of the same shape.
 
     Raises:
         ValueError: A single image, or numbers of maps and targets that differ.
     """
     if isinstance(heatmaps, Mapping):
-        lent: Mapping[str, Tensor] = {n: borrowed(maps, targets) for n, maps in heatmaps.items()}
+        lent: Mapping[str, Tensor] = {
+            name: borrowed(maps, targets, seed) for name, maps in heatmaps.items()
+        }
         return lent
     number = len(heatmaps)
     if number < 2:
         raise ValueError(f"a map can only be borrowed from another image; there is {number}")
     if targets is not None and tuple(targets.shape) != (number,):
         raise ValueError(f"targets must be ({number},), one a map, not {tuple(targets.shape)}")
-    return heatmaps.roll(-_shift(number, targets), dims=0)
+    return heatmaps[lenders(number, targets, seed).to(heatmaps.device)]
 
 
-def _shift(number: int, targets: Tensor | None) -> int:
+def lenders(number: int, targets: Tensor | None = None, seed: int = 0) -> Tensor:
+    """Whose map each image borrows, (number,) int64: a permutation that leaves none in its place.
+
+    The images stand in a circle in random order, and each borrows from the next. Where two
+    neighbours are of one class, the borrower changes lenders with somebody for whom both fit.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    circle = torch.randperm(number, generator=generator)
+    found = torch.empty_like(circle)
+    found[circle] = circle.roll(-1)
     if targets is None:
-        return 1
-    within = [int((targets.roll(-by) == targets).sum()) for by in range(1, number)]
-    return 1 + within.index(min(within))
+        return found
+    lender, classes = found.tolist(), targets.tolist()
+
+    def fits(borrower: int, from_whom: int) -> bool:
+        return borrower != from_whom and classes[borrower] != classes[from_whom]
+
+    for one in range(number):
+        if fits(one, lender[one]):
+            continue
+        for other in torch.randperm(number, generator=generator).tolist():
+            if fits(one, lender[other]) and fits(other, lender[one]):
+                lender[one], lender[other] = lender[other], lender[one]
+                break
+    return torch.tensor(lender)
 
 
 def centre_prior(x: Tensor) -> Tensor:
