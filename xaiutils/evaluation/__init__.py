@@ -16,7 +16,25 @@ from xaiutils.evaluation._curves import (
     gain_over_random,
     own_minus_borrowed,
 )
-from xaiutils.evaluation._fills import FILLS, Blur, Constant, Dirichlet, Fill, Uniform
+from xaiutils.evaluation._faithfulness import (
+    deletion,
+    faithfulness_correlation,
+    infidelity,
+    insertion,
+    saco,
+    sensitivity_n,
+)
+from xaiutils.evaluation._fills import (
+    FILLS,
+    BlindFill,
+    Blur,
+    Constant,
+    Dirichlet,
+    Fill,
+    SeeingFill,
+    Uniform,
+)
+from xaiutils.evaluation._imputers import Decoded, Histogram, Inpaint, NoisyLinear, Patches
 from xaiutils.evaluation._jobs import OUTPUTS, Output
 from xaiutils.evaluation._occlusion import occlusion_agreement, region_occlusion
 from xaiutils.evaluation._oracle import AdditiveNetwork, expected_falls
@@ -28,13 +46,26 @@ from xaiutils.evaluation._perturbation import (
     region_perturbation,
 )
 from xaiutils.evaluation._regions import Edge, Reduce, Regions, count_ties, morf_ranks
+from xaiutils.evaluation._report import (
+    CONTROLS,
+    MEASURES,
+    Measure,
+    PerturbationOptions,
+    Report,
+    measure_of_maps,
+    report,
+)
 from xaiutils.evaluation._sanity import (
+    EntropyRise,
     Randomisation,
+    efficient_randomisation,
     map_similarity,
     parameter_randomisation,
     randomised,
     rank_correlation,
 )
+from xaiutils.evaluation._segments import irof, slic_segments
+from xaiutils.evaluation._stability import max_sensitivity, smoothed
 from xaiutils.evaluation._statistics import (
     Comparison,
     FewImagesWarning,
@@ -50,27 +81,40 @@ from xaiutils.evaluation._statistics import (
 from xaiutils.evaluation._windows import Windows
 
 __all__ = [
+    "CONTROLS",
     "FILLS",
+    "MEASURES",
     "ORDERS",
     "OUTPUTS",
     "AdditiveNetwork",
+    "BlindFill",
     "Blur",
     "Comparison",
     "Constant",
     "ConstantHeatmapWarning",
     "Curves",
+    "Decoded",
     "Dirichlet",
     "Edge",
+    "EntropyRise",
     "FewImagesWarning",
     "Fill",
     "FillName",
+    "Histogram",
+    "Inpaint",
     "Interval",
     "IntervalMethod",
+    "Measure",
+    "NoisyLinear",
     "Order",
     "Output",
+    "Patches",
+    "PerturbationOptions",
     "Randomisation",
     "Reduce",
     "Regions",
+    "Report",
+    "SeeingFill",
     "Tail",
     "Uniform",
     "Windows",
@@ -81,15 +125,23 @@ __all__ = [
     "centre_prior",
     "compare",
     "count_ties",
+    "deletion",
+    "efficient_randomisation",
     "energy_inside",
     "entropy",
     "equivalence",
     "expected_falls",
+    "faithfulness_correlation",
     "gain_over",
     "gain_over_random",
     "holm",
+    "infidelity",
+    "insertion",
+    "irof",
     "jpeg_size",
     "map_similarity",
+    "max_sensitivity",
+    "measure_of_maps",
     "morf_ranks",
     "occlusion_agreement",
     "own_minus_borrowed",
@@ -101,6 +153,11 @@ __all__ = [
     "rank_correlation",
     "region_occlusion",
     "region_perturbation",
+    "report",
+    "saco",
+    "sensitivity_n",
     "sign_flip",
+    "slic_segments",
+    "smoothed",
     "unsigned",
 ]

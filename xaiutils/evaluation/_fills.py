@@ -2,7 +2,8 @@
 
 A fill is called with images (N, C, H, W) and a generator, and returns a whole replacement for each;
 region perturbation takes from it the regions that it replaces. Samek et al. 2017 use uniform noise
-in the main text and name the four kinds in their appendix.
+in the main text and name the four kinds in their appendix. Fills that guess what could have been
+there are in :mod:`xaiutils.evaluation._imputers`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-Fill = Callable[[Tensor, torch.Generator], Tensor]
+from xaiutils.evaluation._imputers import Histogram, Inpaint, NoisyLinear
+
+BlindFill = Callable[[Tensor, torch.Generator], Tensor]
 """``fill(images, generator)`` gives replacements of the same shape, drawn with the generator."""
+
+SeeingFill = Callable[[Tensor, torch.Generator, Tensor], Tensor]
+"""``fill(images, generator, gone)``, with an attribute ``sees_mask = True``, is told what is gone.
+
+That is (N, 1, H, W) bool, True where a pixel is replaced; see `region_perturbation`.
+"""
+
+Fill = BlindFill | SeeingFill
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,5 +147,8 @@ FILLS: dict[str, Callable[[Tensor], Fill]] = {
     "dirichlet": lambda images: Dirichlet(),
     "constant": Constant.mean_of,
     "blur": lambda images: Blur(),
+    "noisy_linear": lambda images: NoisyLinear(),
+    "histogram": lambda images: Histogram(),
+    "inpaint": lambda images: Inpaint(),
 }
 """Fills by name, each made from the images that are to be perturbed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from xaiutils.evaluation._fills import Fill
+from xaiutils.evaluation._fills import BlindFill
 
 
 class AdditiveNetwork(nn.Module):
@@ -58,7 +58,7 @@ class AdditiveNetwork(nn.Module):
 
 @torch.no_grad()
 def expected_falls(
-    network: AdditiveNetwork, x: Tensor, fill: Fill, draws: int = 64, seed: int = 0
+    network: AdditiveNetwork, x: Tensor, fill: BlindFill, draws: int = 64, seed: int = 0
 ) -> Tensor:
     """The true relevance of each region under a fill: by how much f falls on average without it.
 

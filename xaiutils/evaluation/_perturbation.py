@@ -18,7 +18,9 @@ from xaiutils.evaluation._pictures import Block, Draws, Perturbation
 from xaiutils.evaluation._regions import EDGES, REDUCTIONS, Edge, Reduce, Regions
 
 Order = Literal["morf", "lerf", "random", "block"]
-FillName = Literal["uniform", "dirichlet", "constant", "blur"]
+FillName = Literal[
+    "uniform", "dirichlet", "constant", "blur", "noisy_linear", "histogram", "inpaint"
+]
 
 ORDERS: tuple[Order, ...] = ("morf", "lerf", "random")  # of the paper
 
@@ -128,11 +130,13 @@ def region_perturbation(
         fill: "uniform" (independent noise between the lowest and highest value of each channel of
             `x`; for the paper's, between black and white whatever `x` holds, give
             ``Uniform(low, high)``), "dirichlet", "constant" (the mean of `x` at each place), "blur"
-            (sigma 3), one of the classes `Uniform`, `Dirichlet`, `Constant`, `Blur` with arguments
-            of your own, or any ``fill(images, generator)`` that returns replacements of the images'
-            shape. It is called with one image (1, C, H, W) on the CPU at a time. A replacement is
-            drawn once for each repetition and serves all steps. The names take range and mean from
-            `x`: to evaluate a part of a data set, give the classes the values of the whole.
+            (sigma 3), "noisy_linear", "histogram", "inpaint", one of the classes `Uniform`,
+            `Dirichlet`, `Constant`, `Blur`, `NoisyLinear`, `Histogram`, `Inpaint`, `Patches`,
+            `Decoded` with arguments of your own, or any ``fill(images, generator)`` that returns
+            replacements of the images' shape. It is called with one image (1, C, H, W) on the CPU
+            at a time. A replacement is drawn once for each repetition and serves all steps. The
+            names take range and mean from `x`: to evaluate a part of a data set, give the classes
+            the values of the whole.
             A fill with an attribute ``sees_mask = True`` is called as
             ``fill(images, generator, gone)``: with K copies of one image (K, C, H, W) and what is
             gone at K steps, (K, 1, H, W) bool. What it draws must be the same for all K (draw once,

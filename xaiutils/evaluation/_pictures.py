@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xaiutils.evaluation._fills import Fill
+from xaiutils.evaluation._fills import BlindFill, Fill, SeeingFill
 from xaiutils.evaluation._regions import Regions, count_ties, morf_ranks
 
 Replacement = Tensor | Callable[[Tensor], Tensor]
@@ -54,13 +55,14 @@ class Draws:
     def replacement(self, image: int, repeat: int) -> Tensor:
         """What replaces the regions of one image, (C, H, W), drawn on the CPU."""
         one = self.x[image : image + 1].detach().cpu().clone()  # a fill may work in place
-        return self._checked(image, self.fill(one, self._noise(image, repeat)), one)[0]
+        fill = cast(BlindFill, self.fill)
+        return self._checked(image, fill(one, self._noise(image, repeat)), one)[0]
 
     def replacements(self, image: int, repeat: int, gone: Tensor) -> Tensor:
         """The same where the fill sees the mask: for gone (K, 1, H, W) it is (K, C, H, W)."""
         one = self.x[image : image + 1].detach().cpu()
         many = one.expand(len(gone), -1, -1, -1).clone()
-        drawn = self.fill(many, self._noise(image, repeat), gone.cpu())  # type: ignore[call-arg]
+        drawn = cast(SeeingFill, self.fill)(many, self._noise(image, repeat), gone.cpu())
         return self._checked(image, drawn, many)
 
     def _noise(self, image: int, repeat: int) -> torch.Generator:

@@ -53,7 +53,7 @@ class Job:
     images: Tensor
     layer: str
     reference: Tensor
-    fills: Mapping[str, evaluation.Fill]
+    fills: Mapping[str, evaluation.BlindFill]
     options: argparse.Namespace
 
 
@@ -109,7 +109,7 @@ def _job(
     networks: Mapping[str, models.Autoencoder], images: Tensor, options: argparse.Namespace
 ) -> Job:
     codes = torch.cat([networks["pretrained"].encoder(part) for part in torch.split(images, 100)])
-    made: dict[str, evaluation.Fill] = {
+    made: dict[str, evaluation.BlindFill] = {
         "constant": evaluation.Constant(images.double().mean(dim=0).float()),
         "uniform": evaluation.Uniform(0.0, 1.0),
         "blur": evaluation.Blur(),
