@@ -1,16 +1,18 @@
 """The commands that measure heatmaps, on data small enough for a test."""
 
 import json
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.stats import rankdata
 
-from xaiutils import data, evaluation, models
+from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import __main__ as command
-from xaiutils.reproduce import _choices, _training_curve, _work
+from xaiutils.reproduce import _choices, _tables, _training_curve, _work
 
 
 @pytest.fixture
@@ -162,18 +164,92 @@ def choices(folder, part, *more):
     return command.main(["choices", part, *places, *options, *more])
 
 
-def test_verdicts_agree_with_region_perturbation(digits, tmp_path):
-    assert choices(tmp_path, "verdicts") == 0
-    table = pd.read_csv(tmp_path / "table-verdicts.csv")
-    keys = ["fill", "size", "output", "measure", "method"]
-    row = table.set_index(keys).loc[("blur", "middle", "logit", "aopc_random", "(none)")]
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory):
+    """The tables of a small run over eight digits, and these digits."""
+    found = data.mnist("test", source="embedded")
+    source = data.Source("env", "the folder that XAIUTILS_DATA names")
+    few = data.ImageSet("MNIST", found.images[::8], found.labels[::8], found.categories, source)
+    folder = tmp_path_factory.mktemp("verdicts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "mnist", lambda split: few)
+        more = ["--images=0:8", "--methods=lrp_epsilon,sensitivity,random"]
+        assert choices(folder, "verdicts", *more) == 0
+    names = ("verdicts", "agreement", "reliability")
+    tables = {name: pd.read_csv(folder / f"table-{name}.csv") for name in names}
+    return tables, torch.as_tensor(few.images)[:8]
+
+
+SETTING = ["fill", "size", "share", "output"]
+
+
+def test_verdicts_agree_with_region_perturbation(verdicts):
+    tables, x = verdicts
+    table = tables["verdicts"].set_index([*SETTING, "measure", "method"])["mean"]
     module = models.load_classifier("mnist_cnn").module
-    x = torch.as_tensor(digits.images)[:4]
     expected = evaluation.region_perturbation(module, x, None, None, 4, 8, "random", "blur", 1)
-    assert row["mean"] == pytest.approx(expected.aopc().mean().item(), rel=1e-4)
-    agreement = pd.read_csv(tmp_path / "table-agreement.csv")
-    same = agreement.query("fill == 'uniform' and size == 'middle' and output == 'logit'")
-    assert same.query("measure == against")["spearman"].tolist() == [1, 1]
+    found = table["blur", "middle", 0.16, "logit", "aopc_random", "(none)"]
+    assert found == pytest.approx(expected.aopc().mean().item(), rel=1e-4)
+    agreement = tables["agreement"].query("fill == 'uniform' and size == 'middle'")
+    same = agreement.query("output == 'logit' and share == 0.16")["spearman"]
+    assert same.tolist() == [1, 1, 1, 1]
+
+
+def test_own_minus_borrowed_is_what_evaluation_says(verdicts):
+    tables, x = verdicts
+    table = tables["verdicts"].set_index([*SETTING, "measure", "method"])["mean"]
+    module = models.load_classifier("mnist_cnn").module
+    own = attribution.METHODS["sensitivity"](module, x)
+    lent = evaluation.borrowed(own, module(x).argmax(dim=1))
+    noise = evaluation.Uniform(0.0, 1.0)
+    curves = [
+        evaluation.region_perturbation(module, x, None, maps, 7, 1, order, noise, 1, "probability")
+        for maps in (own, lent)
+        for order in ("morf", "lerf")
+    ]
+    expected = evaluation.own_minus_borrowed(*curves).mean().item()
+    found = table["uniform", "large", 0.08, "probability", "own_minus_borrowed", "sensitivity"]
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_places_follow_the_means_and_the_small_fall_is_first_in_lerf_order(verdicts):
+    rows = verdicts[0]["verdicts"].query("measure != 'aopc_random'")
+    for (*_, measure), fork in rows.groupby([*SETTING, "measure"]):
+        by_place = fork.sort_values("place")["mean"].to_numpy()
+        gaps = np.diff(by_place) * (1 if measure == "aopc_lerf" else -1)
+        assert (gaps >= 0).all()
+        assert sorted(fork["place"]) == [1, 2, 3]
+        others = fork.query("place > 1")["p_holm"]
+        assert fork.query("place == 1")["p_holm"].item() == others.max()
+
+
+def test_who_is_surely_first_by_hand():
+    scores = torch.tensor([[1.0] * 8, [9.0] * 8, [9.0, 8.0] * 4])
+    first = _choices._places(scores)
+    assert [row["place"] for row in first] == [3, 1, 2]
+    exact = [2 / 2**8, 2 / 2**8, 2 / 2**4]  # all signs alike; four of the eight differ
+    assert first[0]["p_holm"] == pytest.approx(3 * exact[0])
+    assert first[2]["p_holm"] == pytest.approx(exact[2])
+    assert first[1]["p_holm"] == pytest.approx(exact[2])
+
+
+def test_reliability_is_krippendorff_s_alpha_by_pairs():
+    values = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)).double()
+    values[0, 2] = values[1, 2]  # two methods that one image can't tell apart
+    ranks = np.stack([rankdata(column) for column in values.T.numpy()])  # a row for each image
+    within, all_pairs = [], []
+    for method in range(4):
+        for i, j in permutations(range(6), 2):
+            within.append((ranks[i, method] - ranks[j, method]) ** 2)
+    for one, two in permutations(ranks.flatten(), 2):
+        all_pairs.append((one - two) ** 2)
+    found = _tables.reliability(values)
+    assert found["alpha"] == pytest.approx(1 - np.mean(within) / np.mean(all_pairs))
+    assert found["low"] <= found["alpha"] <= found["high"]
+    assert _tables.reliability(torch.arange(4.0)[:, None].expand(4, 5))["alpha"] == 1
+    assert _tables.reliability(values[:, :1])["alpha"] is None
+    noise = torch.rand(8, 4000, generator=torch.Generator().manual_seed(0))
+    assert abs(_tables.reliability(noise, resamples=2)["alpha"]) < 0.01
 
 
 def test_places_are_the_map_s_own_borrowed_and_random(digits, tmp_path):

@@ -1,7 +1,8 @@
 """``choices``: how much the verdict of region perturbation owes to how it is asked.
 
-Two parts. *Verdicts*: the areas of some methods for every fill, region size and output, and how
-well the rankings of the methods agree. *Placement*: what the output loses to the number of replaced
+Two parts. *Verdicts*: the areas of some methods for every fill, region size, share of the picture
+and output, who is first and how surely, how well the rankings of the methods agree, and how well
+the images agree on each. *Placement*: what the output loses to the number of replaced
 regions, wherever they lie, and what to their place. A map's own order is set beside an order that
 is borrowed from the map of another image, which has the same clusters in the wrong place, beside
 scattered regions and beside one block at a random place.
@@ -10,12 +11,13 @@ scattered regions and beside one block at a random place.
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
@@ -24,17 +26,18 @@ from xaiutils.evaluation._pictures import Draws, replaced
 from xaiutils.reproduce._explained import heatmap, inputs, mean_input, weights
 from xaiutils.reproduce._options import chosen, image_range, names, require_known
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
-from xaiutils.reproduce._tables import interval, write_table
-from xaiutils.reproduce._training_curve import SHARE, correlation
+from xaiutils.reproduce._tables import drawn, interval, reliability, write_table
 from xaiutils.reproduce._work import by_blocks, keep_plan
 
 _METHODS = (
-    "sensitivity", "input_x_gradient", "deconvnet_l2", "grad_cam",
-    "lrp_epsilon", "lrp_alpha2_beta1", "lrp_epsilon_plus", "random",
+    "sensitivity", "input_x_gradient", "integrated_gradients", "deconvnet_l2",
+    "guided_backprop_l2", "grad_cam", "lrp_alpha2_beta1", "lrp_epsilon_plus", "random",
 )  # fmt: skip
 _PLACED = ("lrp_epsilon_plus", "sensitivity")
 _BLOCKS = {"mnist": 50, "imagenet-sample": 4}
-_REFERENCE = "uniform/middle/logit"
+_REFERENCE = "uniform/middle/0.16/logit"
+_JUDGED = (0.08, 0.16, 0.24)  # shares of the regions; the middle one is the paper's
+_SMALLER_IS_BETTER = "aopc_lerf"
 _SHARES = (0.01, 0.04, 0.16, 0.5)  # of the regions
 _RESAMPLES = 2000
 
@@ -132,30 +135,34 @@ def _judge(
     fills: Mapping[str, evaluation.Fill],
     first: int,
 ) -> Scores:
-    """AOPC of each image by "fill/size/output/order/method"; probabilities at the middle size."""
+    """AOPC of each image by "fill/size/share/output/order/method".
+
+    Beside each map the one that is borrowed from an image of another class, as "..., borrowed".
+    """
     found: Scores = {}
     sizes = dict(zip(("small", "middle", "large"), options.region_sizes, strict=True))
+    lent = evaluation.borrowed(heatmaps, target)
+    maps = dict(heatmaps) | {f"{name}, borrowed": one for name, one in lent.items()}
     for fill, (size, pixels), output in product(fills, sizes.items(), evaluation.OUTPUTS):
-        if output == "probability" and size != "middle":
-            continue
         regions = evaluation.Regions(x.shape[2], x.shape[3], pixels)
-        for order in evaluation.ORDERS:
+        steps = {share: max(1, round(share * regions.count)) for share in _JUDGED}
+        for order in ("morf", "lerf", "random"):
             curves = evaluation.region_perturbation(
                 classifier.module,
                 x,
                 target,
-                {"(none)": x} if order == "random" else heatmaps,
-                pixels,
-                round(SHARE * regions.count),
-                order,
-                fills[fill],
-                1,
-                output,
+                {"(none)": x} if order == "random" else maps,
+                region_size=pixels,
+                steps=max(steps.values()),
+                order=order,
+                fill=fills[fill],
+                repeats=1,
+                output=output,
                 seed=options.seed,
                 first_image=first,
             )
-            for name, one in curves.items():
-                found[f"{fill}/{size}/{output}/{order}/{name}"] = one.aopc()
+            for (name, one), share in product(curves.items(), steps):
+                found[f"{fill}/{size}/{share}/{output}/{order}/{name}"] = one.aopc(steps[share])
     return found
 
 
@@ -208,37 +215,56 @@ def _orders(
 
 
 def _write_verdicts(options: argparse.Namespace, found: Scores) -> None:
-    """Means with intervals, and the agreement of each ranking with the reference's."""
+    """Means, who is first and how surely; agreement with the reference, and of the images."""
     settings = list(dict.fromkeys(key.rpartition("/")[0].rpartition("/")[0] for key in found))
     settings.remove("")
-    methods = list(options.methods)
-    rows, values = [], dict[tuple[str, str], Tensor]()
+    values = {setting: _measures(setting, found, options.methods) for setting in settings}
+    rows: list[dict[str, Any]] = []
+    agreement, reliable = list[dict[str, Any]](), list[dict[str, Any]]()
     for setting in settings:
-        fill, size, output = setting.split("/")
-        chance = found[f"{setting}/random/(none)"]
-        morf, lerf = (
-            torch.stack([found[f"{setting}/{order}/{m}"] for m in methods])
-            for order in ("morf", "lerf")
-        )
-        measures = {"aopc_morf": morf, "aopc_lerf": lerf, "abpc": morf - lerf}
-        measures |= {"aopc_morf_minus_random": morf - chance}
-        values |= {(setting, name): found for name, found in measures.items()}
-        for measure, method in product(measures, range(len(methods))):
-            row = {"fill": fill, "size": size, "output": output, "measure": measure}
-            rows.append(
-                row | {"method": methods[method]} | interval(measures[measure][method], _RESAMPLES)
-            )
-        row = {"fill": fill, "size": size, "output": output, "measure": "aopc_random"}
-        rows.append(row | {"method": "(none)"} | interval(chance, _RESAMPLES))
+        fork = dict(zip(("fill", "size", "share", "output"), setting.split("/"), strict=True))
+        for measure, scores in values[setting].items():
+            which = fork | {"measure": measure}
+            places = _places(-scores if measure == _SMALLER_IS_BETTER else scores)
+            rows += [
+                which | {"method": method} | interval(score, _RESAMPLES) | place
+                for method, score, place in zip(options.methods, scores, places, strict=True)
+            ]
+            agreement.append(which | _agreement(scores, values[_REFERENCE][measure]))
+            reliable.append(which | reliability(scores))
+        chance = interval(found[f"{setting}/random/(none)"], _RESAMPLES)
+        rows.append(fork | {"measure": "aopc_random", "method": "(none)"} | chance)
     write_table(options.out, "verdicts", rows)
-    agreement = [
-        dict(zip(("fill", "size", "output"), setting.split("/"), strict=True))
-        | {"measure": measure, "against": against}
-        | _agreement(values[setting, measure], values[_REFERENCE, against])
-        for setting in settings
-        for measure, against in product(("aopc_morf", "aopc_lerf", "abpc"), ("aopc_morf", "abpc"))
-    ]
     write_table(options.out, "agreement", agreement)
+    write_table(options.out, "reliability", reliable)
+
+
+def _measures(setting: str, found: Scores, methods: Sequence[str]) -> Scores:
+    """What is asked of the methods in one setting, each (methods, N)."""
+    areas = {
+        (order, kind): torch.stack([found[f"{setting}/{order}/{m}{kind}"] for m in methods])
+        for order, kind in product(("morf", "lerf"), ("", ", borrowed"))
+    }
+    own, lent = (areas["morf", kind] - areas["lerf", kind] for kind in ("", ", borrowed"))
+    both = {"aopc_morf": areas["morf", ""], "aopc_lerf": areas["lerf", ""]}
+    return both | {"abpc": own, "own_minus_borrowed": own - lent}
+
+
+def _places(scores: Tensor) -> list[dict[str, Any]]:
+    """Each method's place, 1 for the largest mean, and Holm's p-value beside the first.
+
+    Signs are flipped for all pairs of methods, and Holm's correction is made over them. `p_holm` is
+    that of the pair of a method and the first; for the first itself the largest of its pairs, so
+    that below 0.05 it is ahead of every other.
+    """
+    pairs = list(combinations(range(len(scores)), 2))
+    p_values = [evaluation.sign_flip(scores[i] - scores[j], tail="normal") for i, j in pairs]
+    adjusted = dict(zip(pairs, evaluation.holm(p_values), strict=True))
+    order = scores.mean(dim=1).argsort(descending=True).tolist()
+    first, *others = order
+    beside = {i: adjusted[min(i, first), max(i, first)] for i in others}
+    beside[first] = max(beside.values(), default=1.0)
+    return [{"place": order.index(i) + 1, "p_holm": beside[i]} for i in range(len(scores))]
 
 
 def _agreement(first: Tensor, second: Tensor, resamples: int = 1000) -> dict[str, Any]:
@@ -246,16 +272,19 @@ def _agreement(first: Tensor, second: Tensor, resamples: int = 1000) -> dict[str
 
     A small fall in LeRF order is good, but the sign is left as it is: agreement is then negative.
     """
-    rows = np.random.default_rng(0).integers(first.shape[1], size=(resamples, first.shape[1]))
-    one, two = first.numpy(), second.numpy()
-    whole = _spearman(one.mean(axis=1), two.mean(axis=1))
-    drawn = [_spearman(one[:, row].mean(axis=1), two[:, row].mean(axis=1)) for row in rows]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"spearman": whole, "low": low, "high": high, "images": first.shape[1]}
+    whole = _spearman(first.double().mean(dim=1)[:, None], second.double().mean(dim=1)[:, None])
+    counts = drawn(first.shape[1], resamples)
+    found = _spearman(first.double() @ counts, second.double() @ counts)
+    low, high = np.quantile(found, [0.025, 0.975])
+    return {"spearman": whole.item(), "low": low, "high": high, "images": first.shape[1]}
 
 
-def _spearman(first: Any, second: Any) -> float:
-    return float(correlation(rankdata(first), rankdata(second)[None])[0])
+def _spearman(first: Tensor, second: Tensor) -> NDArray[np.float64]:
+    """The rank correlation of each column of one with that of the other, both (methods, R)."""
+    one, two = (rankdata(part.numpy(), axis=0) for part in (first, second))
+    one, two = one - one.mean(axis=0), two - two.mean(axis=0)
+    found: NDArray[np.float64] = (one * two).sum(axis=0)
+    return found / np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0))
 
 
 def _write_placement(options: argparse.Namespace, found: Scores) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, stack
 
 from xaiutils import evaluation
-from xaiutils.reproduce._tables import interval, write_table
+from xaiutils.reproduce._tables import interval, reliability, write_table
 
 Key = tuple[str, str, str]
 Pairs = dict[tuple[str, str], Tensor]
@@ -19,6 +19,7 @@ SIGN_DRAWS = 100_000  # with 10,000 Holm's p could not fall below 0.03 for 300 p
 RANDOM_ORDER = "(none)"  # stands where a method would, for the order that is drawn by lot
 PAPER = ("sensitivity", "deconvnet_l2", "lrp_alpha2_beta1", "lrp_epsilon_0.01", "lrp_epsilon_100")
 """The methods of Samek et al. 2017, with both of its LRP rules."""
+_CONTEST = PAPER[:3]  # one rule of LRP
 _COMPARED = ("aopc_morf", "aopc_lerf", "abpc")
 _GAINS = ("aopc_morf_minus_random", "aopc_lerf_minus_random")
 _AT_ONCE = 500  # draws, or columns, that are held in memory together
@@ -28,6 +29,7 @@ _NAMES = {
     "comparisons": ("fill", "measure", "first", "second"),
     "fills": ("measure", "method", "first", "second"),
     "steps": ("fill", "steps", "measure", "first", "second"),
+    "reliability": ("fill", "measure", "methods"),
 }
 
 
@@ -47,7 +49,8 @@ def write_tables(
     ``-curves`` the mean score at each step; ``-comparisons`` all pairs of methods, and each
     method with the random order, Holm's correction being made within each fill and measure;
     ``-fills`` all pairs of fills, within each measure and method; ``-steps`` the paper's methods
-    by the number of replaced regions, Holm's correction likewise.
+    by the number of replaced regions, Holm's correction likewise; ``-reliability`` how well the
+    images agree on the ranking of the paper's three methods, within each fill and measure.
 
     Args:
         out: What the names of the files begin with.
@@ -72,6 +75,7 @@ def write_tables(
         "comparisons": _comparisons(areas, resamples),
         "fills": _between_fills(areas, resamples),
         "steps": [row for number in axis for row in _at(number, parts, resamples)],
+        "reliability": _agreed(areas),
     }
     if add:
         tables = {n: rows_beside(out, n, _NAMES[n], rows) for n, rows in tables.items() if rows}
@@ -142,6 +146,19 @@ def _comparisons(areas: Mapping[Key, Tensor], resamples: int) -> list[dict[str, 
         elif key[1] in _GAINS:
             differences[key] = {(method, RANDOM_ORDER): gain for method, gain in methods.items()}
     return _differences(("fill", "measure"), differences, resamples)
+
+
+def _agreed(areas: Mapping[Key, Tensor]) -> list[dict[str, Any]]:
+    """Krippendorff's alpha of the ranking of the paper's methods, with its alpha-beta rule."""
+    groups: dict[tuple[str, str], list[Tensor]] = {}
+    for (fill, measure, method), values in _measures(areas).items():
+        if method in _CONTEST and measure in _COMPARED and len(values) > 1:
+            groups.setdefault((fill, measure), []).append(values)
+    return [
+        {"fill": fill, "measure": measure, "methods": len(_CONTEST)} | reliability(stack(values))
+        for (fill, measure), values in groups.items()
+        if len(values) == len(_CONTEST)
+    ]
 
 
 def _at(steps: int, parts: Mapping[Key, Tensor], resamples: int) -> list[dict[str, Any]]:
