@@ -23,10 +23,12 @@ from xaiutils.data._imagenet import (
 )
 from xaiutils.data._mnist import mnist
 from xaiutils.data._photos import Credit, Photos, photos
+from xaiutils.data._planted import RULES, Planted, Rule, planted
 from xaiutils.data._sets import BoxedItem, ImageSet, Item, LazyImages
 from xaiutils.data._tiny import tiny_imagenet
 
 __all__ = [
+    "RULES",
     "SOURCES",
     "BoxedItem",
     "Credit",
@@ -35,6 +37,8 @@ __all__ = [
     "Item",
     "LazyImages",
     "Photos",
+    "Planted",
+    "Rule",
     "Source",
     "cache_dir",
     "imagenet_categories",
@@ -43,5 +47,6 @@ __all__ = [
     "imagenet_wnids",
     "mnist",
     "photos",
+    "planted",
     "tiny_imagenet",
 ]
