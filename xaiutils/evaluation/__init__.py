@@ -78,6 +78,7 @@ from xaiutils.evaluation._statistics import (
     holm,
     sign_flip,
 )
+from xaiutils.evaluation._subsets import SubsetFalls, subset_falls
 from xaiutils.evaluation._windows import Windows
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "Regions",
     "Report",
     "SeeingFill",
+    "SubsetFalls",
     "Tail",
     "Uniform",
     "Windows",
@@ -159,5 +161,6 @@ __all__ = [
     "sign_flip",
     "slic_segments",
     "smoothed",
+    "subset_falls",
     "unsigned",
 ]
