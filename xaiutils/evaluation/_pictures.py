@@ -20,7 +20,7 @@ from xaiutils.evaluation._regions import Regions, count_ties, morf_ranks
 
 Replacement = Tensor | Callable[[Tensor], Tensor]
 
-_PURPOSES = ("fill", "order", "block")
+_PURPOSES = ("fill", "order", "block", "subsets")
 
 
 def generator(seed: int, image: int, repeat: int, purpose: str) -> torch.Generator:
