@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xaiutils.evaluation._fills import Fill, Uniform
+from xaiutils.evaluation._fills import BlindFill, Uniform
 from xaiutils.evaluation._oracle import AdditiveNetwork, expected_falls
 from xaiutils.evaluation.truth._instrument import Instrument
 
 
 def additive_instrument(
-    x: Tensor, seed: int = 0, region_size: int = 4, fill: Fill | None = None
+    x: Tensor, seed: int = 0, region_size: int = 4, fill: BlindFill | None = None
 ) -> Instrument:
     """A random additive network, whose regions give what they give: which order do maps have?
 
