@@ -283,8 +283,9 @@ def _spearman(first: Tensor, second: Tensor) -> NDArray[np.float64]:
     """The rank correlation of each column of one with that of the other, both (methods, R)."""
     one, two = (rankdata(part.numpy(), axis=0) for part in (first, second))
     one, two = one - one.mean(axis=0), two - two.mean(axis=0)
-    found: NDArray[np.float64] = (one * two).sum(axis=0)
-    return found / np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0))
+    size = np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0))
+    found: NDArray[np.float64] = (one * two).sum(axis=0) / size
+    return found
 
 
 def _write_placement(options: argparse.Namespace, found: Scores) -> None:

@@ -92,6 +92,12 @@ function choice(label, options, value, onChange) {
   return { node: element("label", { class: "xai-control" }, words, input), input, set };
 }
 
+/** A row of a table: its name, and what stands beside it. */
+function tableRow(name, cells) {
+  const head = element("th", { scope: "row" }, name);
+  return element("tr", {}, head, ...cells.map((cell) => element("td", {}, cell)));
+}
+
 /** Let a screen reader say a text; of many in a short time only the last. */
 function announce(node, text, delay = 400) {
   clearTimeout(announce.waiting?.get(node));

@@ -196,11 +196,6 @@ function accountTable(found, steps, count) {
   );
 }
 
-function tableRow(name, cells) {
-  const head = element("th", { scope: "row" }, name);
-  return element("tr", {}, head, ...cells.map((cell) => element("td", {}, cell)));
-}
-
 // ----------------------------------------------------------------------------------- the widget
 
 function render({ model, el }) {
