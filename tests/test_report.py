@@ -51,7 +51,7 @@ def test_every_row_equals_a_naive_loop(network, x, maps, found):
         options = OPTIONS | {"repeats": repeats}
         return region_perturbation(network, x, 0, given, order=order, seed=5, **options).aopc()
 
-    lent = {name: evaluation.borrowed(found) for name, found in maps.items()}
+    lent = {name: evaluation.borrowed(found, seed=5) for name, found in maps.items()}
     size = {name: found.abs() for name, found in maps.items()}
     for name in maps:
         by_lot = areas("random", None, repeats=3)
@@ -226,3 +226,22 @@ def test_a_misspelt_option_fails_in_mypy(tmp_path):
     assert len(errors) == 1, checked.stdout + checked.stderr
     assert ":3: " in errors[0]
     assert 'Unexpected keyword argument "region_sise"' in errors[0]
+
+
+def test_the_other_metrics_are_measures_too(network, x, maps):
+    names = ["insertion", "deletion", "saco", "infidelity"]
+    options = OPTIONS | {"fill": "uniform"}
+    found = report(network, x, maps, 0, measures=names, controls=["borrowed"], **options)
+    given = (network, x, 0, maps["noise"])
+    expected = {
+        "insertion": evaluation.insertion(*given, region_size=4, repeats=2),
+        "infidelity": evaluation.infidelity(*given, region_size=4, repeats=2),
+        "saco": evaluation.saco(*given, region_size=4, repeats=2),
+    }
+    for name, values in expected.items():
+        assert found.per_image["noise", name, "own"] == pytest.approx(values, abs=1e-5)
+    rows = found.frame.set_index(["measure", "method"])
+    lower = rows.loc["infidelity", "truth"]
+    assert lower["gain"] == pytest.approx(lower["control_value"] - lower["value"])
+    for name in names[:3]:
+        assert rows.loc[(name, "truth"), "gain_low"] > 0

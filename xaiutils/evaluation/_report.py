@@ -24,6 +24,14 @@ from xaiutils.attribution import Target
 from xaiutils.attribution._common import resolve_target
 from xaiutils.evaluation._controls import borrowed, centre_prior, picture_as_map, unsigned
 from xaiutils.evaluation._curves import BY_LOT, Curves, abpc
+from xaiutils.evaluation._faithfulness import (
+    deletion,
+    faithfulness_correlation,
+    infidelity,
+    insertion,
+    saco,
+    sensitivity_n,
+)
 from xaiutils.evaluation._fills import Fill
 from xaiutils.evaluation._jobs import Output
 from xaiutils.evaluation._perturbation import (
@@ -37,6 +45,7 @@ from xaiutils.evaluation._perturbation import (
 )
 from xaiutils.evaluation._pictures import Draws
 from xaiutils.evaluation._regions import Edge, Reduce, Regions, count_ties
+from xaiutils.evaluation._segments import irof
 from xaiutils.evaluation._statistics import (
     FEW_IMAGES,
     FewImagesWarning,
@@ -175,7 +184,7 @@ class Trial:
 Control = Callable[[Trial, Tensor], Tensor]
 
 CONTROLS: dict[str, Control] = {
-    "borrowed": lambda trial, maps: borrowed(maps, trial.target),
+    "borrowed": lambda trial, maps: borrowed(maps, trial.target, trial.seed),
     "unsigned": lambda trial, maps: unsigned(maps),
     "centre": lambda trial, maps: centre_prior(trial.x).cpu().double(),
     "picture": lambda trial, maps: picture_as_map(trial.x).cpu().double(),
@@ -205,8 +214,8 @@ def measure_of_maps(
 ) -> Measure:
     """Make a measure of any ``metric(model, x, target, maps, ...)`` that gives (N,).
 
-    The trial's seed, region_size, steps and fill are handed on if the metric takes arguments of
-    these names. Of controls by lot the metric's mean over the draws is taken.
+    The trial's seed and those of its options that the metric takes are handed on. Of controls by
+    lot the metric's mean over the draws is taken.
 
     >>> evaluation.MEASURES["my own"] = evaluation.measure_of_maps(mine, "mine")  # doctest: +SKIP
 
@@ -221,7 +230,7 @@ def measure_of_maps(
     """
 
     def of(trial: Trial, key: Key) -> Tensor:
-        shared = {**_paper_options(trial), **options}
+        shared = {**_known_options(trial), **options}
         return torch.stack(
             [
                 metric(trial.model, trial.x, trial.target, maps[:, None].to(trial.x), **shared)
@@ -231,9 +240,9 @@ def measure_of_maps(
 
     taken = set(inspect.signature(metric).parameters)
 
-    def _paper_options(trial: Trial) -> dict[str, Any]:
-        known: dict[str, Any] = {"fill": "uniform", **trial.options, "seed": trial.seed}
-        return {k: known[k] for k in ("seed", "region_size", "steps", "fill") if k in taken}
+    def _known_options(trial: Trial) -> dict[str, Any]:
+        known: dict[str, Any] = {**trial.options, "seed": trial.seed}
+        return {name: value for name, value in known.items() if name in taken}
 
     return Measure(label, of, larger_is_better)
 
@@ -252,6 +261,15 @@ MEASURES: dict[str, Measure] = {
     "aopc_morf": Measure("AOPC, most relevant first", _aopc("morf")),
     "aopc_lerf": Measure("AOPC, least relevant first", _aopc("lerf"), larger_is_better=False),
     "abpc": Measure("area between the curves", _between),
+    "insertion": measure_of_maps(insertion, "insertion"),
+    "deletion": measure_of_maps(deletion, "deletion", larger_is_better=False),
+    "sensitivity_n": measure_of_maps(sensitivity_n, "Sensitivity-n"),
+    "faithfulness_correlation": measure_of_maps(
+        faithfulness_correlation, "faithfulness correlation"
+    ),
+    "infidelity": measure_of_maps(infidelity, "infidelity", larger_is_better=False),
+    "saco": measure_of_maps(saco, "SaCo"),
+    "irof": measure_of_maps(irof, "IROF"),
 }
 """What `report` can measure, by name. One of your own is added by `measure_of_maps`."""
 
