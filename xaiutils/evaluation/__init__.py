@@ -64,6 +64,7 @@ from xaiutils.evaluation._sanity import (
     randomised,
     rank_correlation,
 )
+from xaiutils.evaluation._search import GOALS, Goal, order_map, search, share_of_ceiling
 from xaiutils.evaluation._segments import irof, slic_segments
 from xaiutils.evaluation._stability import max_sensitivity, smoothed
 from xaiutils.evaluation._statistics import (
@@ -84,6 +85,7 @@ from xaiutils.evaluation._windows import Windows
 __all__ = [
     "CONTROLS",
     "FILLS",
+    "GOALS",
     "MEASURES",
     "ORDERS",
     "OUTPUTS",
@@ -101,6 +103,7 @@ __all__ = [
     "FewImagesWarning",
     "Fill",
     "FillName",
+    "Goal",
     "Histogram",
     "Inpaint",
     "Interval",
@@ -146,6 +149,7 @@ __all__ = [
     "measure_of_maps",
     "morf_ranks",
     "occlusion_agreement",
+    "order_map",
     "own_minus_borrowed",
     "parameter_randomisation",
     "picture_as_map",
@@ -157,7 +161,9 @@ __all__ = [
     "region_perturbation",
     "report",
     "saco",
+    "search",
     "sensitivity_n",
+    "share_of_ceiling",
     "sign_flip",
     "slic_segments",
     "smoothed",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from xaiutils import graph
 from xaiutils.attribution import Target
@@ -17,9 +18,9 @@ from xaiutils.evaluation._perturbation import (
     checked_regions,
     checked_runner,
 )
-from xaiutils.evaluation._pictures import Perturbation
 from xaiutils.evaluation._regions import Edge, Regions
 from xaiutils.evaluation._sanity import rank_correlation
+from xaiutils.evaluation._trials import States, Trials
 
 
 def region_occlusion(
@@ -35,12 +36,15 @@ def region_occlusion(
     *,
     edge: Edge = "keep",
     first_image: int = 0,
+    progress: bool = False,
+    windowed: bool | None = None,
 ) -> Tensor:
     """How far the output falls when one region is replaced and all others stay as they are.
 
     Zeiler and Fergus 2014, section 4.2, on a grid of regions instead of a sliding square. It is the
-    first step of region perturbation, once for every region, with the same draws. It takes as many
-    forward passes as there are regions, for each image and repetition.
+    first step of region perturbation, once for every region, with the same draws. There are as many
+    pictures as regions, for each image and repetition; where it pays, only the windows in which
+    they differ from the image go through the early layers.
 
     Args:
         model: As in `region_perturbation`, like all other arguments.
@@ -54,6 +58,8 @@ def region_occlusion(
         seed: Of all draws.
         edge: What happens at the edge.
         first_image: Number of the first image.
+        progress: Show a progress bar.
+        windowed: Whether to recompute windows only; None where that pays.
 
     Returns:
         (N, rows, columns) float64, the fall for each region in units of the output, mean over the
@@ -62,41 +68,36 @@ def region_occlusion(
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: As in `region_perturbation`.
+        FloatingPointError: The network's output is NaN or infinite.
     """
     graph.check_model(model)
     graph.check_input(model, x)
     regions = checked_regions(x, region_size, 1, edge)
-    runner = checked_runner(model, target, output, batch_size, repeats)
+    runner = checked_runner(model, target, output, batch_size, repeats, progress, windowed)
     draws = checked_draws(x, regions, fill, seed, first_image)
-    nothing = torch.zeros(len(x), 1)  # there is nothing to order
-    ways = [_Alone(draws, nothing, region=number) for number in range(regions.count)]
-    scores = runner.run(draws, ways, 1, repeats).double()  # (count, N, repeats, 2)
-    falls = (scores[..., 0] - scores[..., 1]).mean(dim=2).T
-    return falls.reshape(len(x), regions.rows, regions.columns)
-
-
-@dataclass(frozen=True, eq=False)
-class _Alone(Perturbation):
-    """An order of one region: it is replaced at the first step, and nothing comes after it.
-
-    Attributes:
-        region: Its number.
-    """
-
-    region: int = 0
-
-    def pixel_ranks(self, image: int, repeat: int) -> Tensor:
-        """0 in the region and 1 elsewhere, (H, W) int64."""
-        regions = self.draws.regions
-        ranks = torch.ones(regions.height, regions.width, dtype=torch.int64)
-        top, bottom = regions.row_spans[self.region // regions.columns]
-        left, right = regions.column_spans[self.region % regions.columns]
-        ranks[top:bottom, left:right] = 0
-        return ranks.to(self.draws.x.device)
-
-    def region_order(self, image: int, repeat: int) -> Tensor:
-        """The number of the region, (1,) int64."""
-        return torch.tensor([self.region])
+    different = repeats if getattr(draws.fill, "random", True) else 1
+    trials = Trials(runner, draws, len(x) * different)
+    falls = torch.empty(len(x), different, regions.count, dtype=torch.float64)
+    alone = torch.arange(regions.count)
+    pairs = list(product(range(len(x)), range(different)))
+    with tqdm(total=falls.numel(), unit="pictures", disable=not progress) as bar:
+        for first in range(0, len(pairs), trials.most):
+            part = pairs[first : first + trials.most]
+            images = [image for image, _ in part]
+            scores = trials.scores(
+                States(
+                    images,
+                    [draws.replacer(*pair) for pair in part],
+                    torch.zeros(len(part), regions.count, dtype=torch.bool),
+                ),
+                torch.arange(len(part)).repeat_interleave(regions.count),
+                alone.repeat(len(part)),
+            ).view(len(part), -1)
+            falls.flatten(0, 1)[first : first + len(part)] = (
+                trials.start[images, None].double() - scores.double()
+            )
+            bar.update(scores.numel())
+    return falls.mean(dim=1).view(len(x), regions.rows, regions.columns)
 
 
 def occlusion_agreement(

@@ -137,6 +137,7 @@ class Windows:
 
     Attributes:
         graph: The network.
+        changed: Where the input changes, along the rows and the columns.
         windows: The nodes that are computed in windows, by position, in the order of execution.
         kept: The nodes whose whole outputs must be remembered, the input among them.
         frontier: Those of them that the rest of the network reads.
@@ -151,7 +152,8 @@ class Windows:
             columns: The same for columns.
         """
         self.graph = graph
-        self.windows = self._plan(_sides(rows, columns, graph.input_shape))
+        self.changed = _sides(rows, columns, graph.input_shape)
+        self.windows = self._plan(self.changed)
         inside, output = {0, *self.windows}, len(graph.nodes) - 1
         self.frontier = frozenset(
             i for i in inside if i == output or not inside.issuperset(graph.consumers[i])
@@ -166,11 +168,14 @@ class Windows:
             updates: How many follow each other; before the first stands one whole pass, the
                 restart, so that a single update saves nothing.
         """
+        return updates / (1 + updates * self.work(batch))
+
+    def work(self, batch: int) -> float:
+        """What an update costs, in whole forward passes, by a rough count; batch as above."""
         costs = [_cost(node) for node in self.graph.nodes]
         shares = [w.share if (w := self.windows.get(i)) else 1.0 for i in range(len(costs))]
         work = sum(cost * share for cost, share in zip(costs, shares, strict=True))
-        update = work + _PER_WINDOW * len(self.windows) / batch
-        return updates * sum(costs) / (sum(costs) + updates * update)
+        return (work + _PER_WINDOW * len(self.windows) / batch) / sum(costs)
 
     def _plan(self, sides: tuple[Side, Side]) -> dict[int, Window]:
         planned: dict[int, Window] = {}
@@ -245,7 +250,7 @@ class Incremental:
         layers: dict[int, _Inputs | _Memory] = {0: self._inputs, **self._memory}
         patches: dict[int, Tensor] = {}
         for index, window in self._plan.windows.items():
-            places = _chosen(window.reads, spans)
+            places = chosen(window.reads, spans)
             inputs = [
                 patches.pop(source) if source in patches else layers[source].read(places)
                 for source in window.node.inputs
@@ -268,12 +273,12 @@ class Incremental:
         latest = self._reserved[: steps * sum(sizes)].view(steps, -1)
         parts = torch.split(latest, sizes, dim=1)
         for (index, memory), part in zip(self._memory.items(), parts, strict=True):
-            memory.locate(part, _chosen(self._plan.windows[index].writes, spans))
+            memory.locate(part, chosen(self._plan.windows[index].writes, spans))
         for before, after in pairwise(latest.unbind()):
             torch.maximum(before, after, out=after)
 
 
-def _chosen(places: Places, spans: Places) -> Places:
+def chosen(places: Places, spans: Places) -> Places:
     """Rows (N, h) and columns (N, w) of the windows of N spans."""
     rows, columns = (of_all.index_select(0, n) for of_all, n in zip(places, spans, strict=True))
     return rows, columns
@@ -341,7 +346,7 @@ class _Memory:
 
     def begin(self, whole: Tensor) -> None:
         """Take the outputs (B, C, H, W) before the first step."""
-        pixels = _pixels(whole)
+        pixels = as_pixels(whole)
         self._first_new = 2 + len(pixels)
         self._pixels[2 : self._first_new] = pixels
         settled = self._numbers[2 : self._first_new].view(len(whole), *whole.shape[2:])
@@ -365,7 +370,7 @@ class _Memory:
 
     def write(self, patch: Tensor) -> None:
         """Keep what the steps computed, (S * B, C, h, w)."""
-        self._pixels[self._new] = _pixels(patch)
+        self._pixels[self._new] = as_pixels(patch)
 
     def read(self, places: Places) -> Tensor:
         """A window at each step, (S * B, C, h, w)."""
@@ -382,11 +387,16 @@ class _Memory:
         return _flat(places, self._latest).view(*self._latest.shape[:2], -1)
 
     def _images(self, numbers: Tensor, height: int) -> Tensor:
-        found = self._pixels.index_select(0, numbers.flatten())
-        return found.view(len(numbers), height, -1, found.shape[1]).permute(0, 3, 1, 2)
+        return as_images(self._pixels, numbers, height)
 
 
-def _pixels(images: Tensor) -> Tensor:
+def as_images(pixels: Tensor, numbers: Tensor, height: int) -> Tensor:
+    """Images (N, C, H, W) of the pixels, rows of channels, with these numbers (N, H * W)."""
+    found = pixels.index_select(0, numbers.flatten())
+    return found.view(len(numbers), height, -1, found.shape[1]).permute(0, 3, 1, 2)
+
+
+def as_pixels(images: Tensor) -> Tensor:
     """Images (N, C, H, W) as rows of channels, (N * H * W, C)."""
     return images.permute(0, 2, 3, 1).flatten(0, 2)
 
