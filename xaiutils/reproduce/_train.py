@@ -8,6 +8,7 @@ import torch
 from xaiutils import data, models
 from xaiutils.reproduce._supervised import accuracy, cross_entropy, random_shift
 from xaiutils.reproduce._train_autoencoder import RECIPES, train_autoencoder
+from xaiutils.reproduce._train_deletions import train_deletions
 from xaiutils.reproduce._train_tiny import ARCHITECTURES, train_tiny_imagenet
 from xaiutils.reproduce._weights_record import describe, refuse_embedded, store
 
@@ -25,6 +26,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     _add_options(vit, "mnist_vit", epochs=10)
     # On a CPU half the batch halves the time of an epoch: its activations stay in the cache.
     vit.set_defaults(run=train_digits, name="mnist_vit", batch_size=64, peak_lr=2e-3)
+    deletions = networks.add_parser("mnist-deletions", help="mnist-cnn, used to replaced regions")
+    _add_options(deletions, "mnist_cnn_deletions", epochs=1)
+    deletions.set_defaults(run=train_deletions)
     for name, recipe in RECIPES.items():
         network = networks.add_parser(name.replace("_", "-"), help=f"an autoencoder, {recipe.data}")
         _add_options(network, name, recipe.epochs)
