@@ -5,12 +5,16 @@ import sys
 from collections.abc import Sequence
 
 from xaiutils.reproduce import (
+    _ceiling,
     _choices,
     _claims,
     _complexity,
+    _controls,
     _dmbp,
     _dmbp_oracle,
     _grad_lam,
+    _known_truth,
+    _judge,
     _measure,
     _picture,
     _samek,
@@ -26,12 +30,16 @@ def parser() -> argparse.ArgumentParser:
         description="Make the weights and the tables that the book reads.",
     )
     commands = top.add_subparsers(dest="command", required=True)
+    _ceiling.add_command(commands)
     _choices.add_command(commands)
     _claims.add_command(commands)
     _complexity.add_command(commands)
+    _controls.add_command(commands)
     _dmbp.add_command(commands)
     _dmbp_oracle.add_command(commands)
     _grad_lam.add_command(commands)
+    _judge.add_command(commands)
+    _known_truth.add_command(commands)
     _measure.add_command(commands)
     _picture.add_command(commands)
     _samek.add_command(commands)
