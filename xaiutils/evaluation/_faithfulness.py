@@ -396,6 +396,8 @@ def _whole(
     first_image: int,
 ) -> Curves:
     """The curves until all regions are gone."""
+    if not isinstance(maps, Tensor):
+        raise TypeError(f"maps must be a tensor, not {type(maps).__name__}")
     steps = checked_regions(x, region_size, 1, edge).count
     return region_perturbation(
         model, x, target, maps, region_size, steps, order, fill, repeats, output, batch_size, seed,
