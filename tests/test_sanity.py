@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -259,3 +260,88 @@ def test_pointing_game_shares_a_tie():
     assert evaluation.pointing_game(-maps[:1], boxes[:1]).tolist() == [0.0]
     with pytest.raises(ValueError, match="box 0"):
         evaluation.pointing_game(maps, boxes + 4)
+
+
+def test_efficient_randomisation_equals_numpys_entropy():
+    from scipy.stats import entropy
+
+    model, methods = network(), {"gradient": attribution.gradient}
+    found = evaluation.efficient_randomisation(model, X, None, methods, bins=20)["gradient"]
+    changed = evaluation.randomised(model, ["5", "2", "0"])
+    targets = model(X).argmax(1)
+    for n in range(2):
+        before, after = (
+            entropy(np.histogram(attribution.gradient(m, X, targets)[n, 0].double(), 20)[0])
+            for m in (model, changed)
+        )
+        assert found.rise[n].item() == pytest.approx((after - before) / before, abs=1e-5)
+
+
+def test_what_efficient_randomisation_gives_by_chance():
+    ink = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    ink = torch.where(ink > 0.6, ink, 0.0)
+    seeds = iter(range(100))
+
+    def anything(model, x, target):
+        """Noise on the ink, anew at each call."""
+        drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(next(seeds)))
+        return torch.where(x > 0, drawn, 0.0)
+
+    methods = {"picture": lambda model, x, target: x, "anything": anything}
+    found = evaluation.efficient_randomisation(network(), ink, 0, methods)
+    assert found["picture"].rise.tolist() == [0] * 20
+    assert abs(found["anything"].rise.mean()) < 0.05
+    assert abs(found["anything"].by_chance.mean()) < 0.05
+    # the page is all that `by_chance` knows: a picture of few grey levels rises to noise
+    two = evaluation.efficient_randomisation(
+        network(), ink, 0, {"mask": lambda model, x, target: (x > 0).float()}
+    )["mask"]
+    assert (two.rise == 0).all()
+    assert (two.by_chance > 0.5).all()
+
+
+def test_efficient_randomisation_does_not_see_where_anything_is():
+    def moved(model, x, target):
+        return attribution.gradient(model, x, target).roll(3, -1).flip(-2)
+
+    methods = {"gradient": attribution.gradient, "moved": moved}
+    found = evaluation.efficient_randomisation(network(), X, 0, methods)
+    torch.testing.assert_close(found["moved"].rise, found["gradient"].rise)
+
+
+def test_smooth_randomisation_is_randomisation_of_smoothed_maps():
+    smooth = evaluation.smoothed(attribution.gradient, 4)
+    found = evaluation.parameter_randomisation(network(), X, 1, {"smooth": smooth})["smooth"]
+    changed = evaluation.randomised(network(), ["5", "2", "0"])
+    expected = evaluation.rank_correlation(smooth(network(), X, 1), smooth(changed, X, 1))
+    torch.testing.assert_close(found.rank[-1], expected)
+    # the noise is the same before and after: a map that asks the picture alone stays the same
+    picture = evaluation.smoothed(lambda model, x, target: x**2, 4)
+    found = evaluation.parameter_randomisation(network(), X, 1, {"picture": picture})["picture"]
+    torch.testing.assert_close(found.rank, torch.ones(3, 2, dtype=torch.float64))
+
+
+def test_efficient_randomisation_refuses():
+    with pytest.raises(ValueError, match="no entropy"):
+        evaluation.efficient_randomisation(
+            network(), X, 0, {"flat": lambda model, x, target: torch.ones_like(x)}
+        )
+    with pytest.raises(ValueError, match="at least one"):
+        evaluation.efficient_randomisation(network(), X, 0, {})
+    with pytest.raises(ValueError, match="bins"):
+        evaluation.efficient_randomisation(
+            network(), X, 0, {"gradient": attribution.gradient}, bins=1
+        )
+    with pytest.raises(ValueError, match="NaN"):
+        evaluation.efficient_randomisation(
+            network(), X, 0, {"broken": lambda model, x, target: x * torch.nan}
+        )
+
+
+@pytest.mark.parametrize("measure", ["energy_inside", "pointing_game"])
+def test_boxes_refuse_broken_maps(measure):
+    boxes = torch.tensor([[0, 0, 1, 1]])
+    with pytest.raises(ValueError, match="NaN"):
+        getattr(evaluation, measure)(torch.full((1, 4, 6), torch.nan), boxes)
+    with pytest.raises(ValueError, match="NaN"):
+        getattr(evaluation, measure)(torch.full((1, 4, 6), torch.inf), boxes)
