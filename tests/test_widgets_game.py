@@ -122,6 +122,8 @@ def test_the_twin_says_who_wins_how_often():
         ({"questions": {}}, "a question"),
         ({"questions": {"fill": {}}}, "a question"),
         ({"method": "dmbp"}, "choose from"),
+        ({"start": {"size": 3}}, "start says size: 3"),
+        ({"start": {"colour": "red"}}, "start says colour"),
         ({"axis": ["colour"]}, "the questions are"),
         ({"questions": QUESTIONS | {"colour": {"red": "red"}}}, r"no column \['colour'\]"),
         ({"methods": METHODS | {"ig": "integrated gradients"}}, "12|48, not 36"),
@@ -132,6 +134,12 @@ def test_the_twin_says_who_wins_how_often():
 def test_what_does_not_fit_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
+
+
+def test_it_starts_where_it_is_told():
+    game = make(start={"measure": "lerf", "size": 4})
+    assert (game.choice, game.tried, game.method) == ([0, 1, 1], [4], 1)
+    assert make().tried == [0]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class MethodWins(Widget):
         smaller: Values of any column under which a small number is good.
         axis: Columns whose chosen words stand under the axis.
         method: Which is the reader's at first, by its name in the table; the first if None.
+        start: By column, the answer at first; the first answer where none is named.
         labels: By column, the question in words; the column's name if it has none.
 
     Attributes:
@@ -70,10 +71,13 @@ class MethodWins(Widget):
         smaller: Sequence[Any] = (),
         axis: Sequence[str] = (),
         method: str | None = None,
+        start: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
         mine = next(iter(methods), "") if method is None else method
-        _check(questions, methods, axis, mine)
+        way = {name: next(iter(answers), None) for name, answers in questions.items()}
+        way |= start or {}
+        _check(questions, methods, axis, mine, way)
         self._numbers = _numbers(table, questions, methods)
         forks = list(product(*questions.values()))
         turned = [any(answer in smaller for answer in fork) for fork in forks]
@@ -91,7 +95,9 @@ class MethodWins(Widget):
             "sure": SURE,
         }
         number = list(methods).index(mine)
-        super().__init__(setup=setup, method=number, choice=[0] * len(questions), tried=[0])
+        choice = [list(answers).index(way[name]) for name, answers in questions.items()]
+        tried = [forks.index(tuple(way[name] for name in questions))]
+        super().__init__(setup=setup, method=number, choice=choice, tried=tried)
 
     @traitlets.validate("method", "choice")
     def _in_range(self, proposal: dict[str, Any]) -> Any:
@@ -133,7 +139,11 @@ class MethodWins(Widget):
 
 
 def _check(
-    questions: Questions, methods: Mapping[str, str], axis: Sequence[str], mine: str
+    questions: Questions,
+    methods: Mapping[str, str],
+    axis: Sequence[str],
+    mine: str,
+    way: Mapping[str, Any],
 ) -> None:
     if len(methods) < 2 or not questions or not all(questions.values()):
         raise ValueError(
@@ -144,6 +154,9 @@ def _check(
         raise ValueError(f"method is {mine!r}: choose from {list(methods)}.")
     if unknown := set(axis) - set(questions):
         raise ValueError(f"axis names {sorted(unknown)}: the questions are {list(questions)}.")
+    for name, answer in way.items():
+        if answer not in questions.get(name, ()):
+            raise ValueError(f"start says {name}: {answer!r}; choose from {dict(questions)}.")
 
 
 def _numbers(
