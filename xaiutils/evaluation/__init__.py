@@ -6,6 +6,7 @@
 >>> evaluation.bootstrap(evaluation.abpc(morf, lerf))                          # doctest: +SKIP
 """
 
+from xaiutils.evaluation import truth
 from xaiutils.evaluation._boxes import energy_inside, pointing_game
 from xaiutils.evaluation._complexity import as_picture, entropy, jpeg_size, png_size
 from xaiutils.evaluation._controls import borrowed, centre_prior, picture_as_map, unsigned
@@ -168,5 +169,6 @@ __all__ = [
     "slic_segments",
     "smoothed",
     "subset_falls",
+    "truth",
     "unsigned",
 ]

@@ -1,7 +1,8 @@
 """Known truth: networks whose answer is known to come from certain places of their pictures.
 
->>> from xaiutils import attribution, evaluation
->>> instrument = evaluation.planted_instrument("decoy")                          # doctest: +SKIP
+>>> from xaiutils import attribution
+>>> from xaiutils.evaluation import truth
+>>> instrument = truth.planted_instrument("decoy")                               # doctest: +SKIP
 >>> maps = attribution.lrp(instrument.model, instrument.x, instrument.target)    # doctest: +SKIP
 >>> instrument.score(maps).mean(), instrument.chance().mean()                    # doctest: +SKIP
 """
@@ -29,6 +30,7 @@ from xaiutils.evaluation.truth._instrument import (
     check_mask,
     energy_in_mask,
 )
+from xaiutils.evaluation.truth._judging import Judgement, Metric, judge_metric, ladder, metrics
 from xaiutils.evaluation.truth._planted import (
     PlantedCNN,
     checks,
@@ -43,6 +45,8 @@ __all__ = [
     "Connection",
     "GridNetwork",
     "Instrument",
+    "Judgement",
+    "Metric",
     "PlantedCNN",
     "additive_instrument",
     "backdoor_instrument",
@@ -54,6 +58,9 @@ __all__ = [
     "grid",
     "grid_instrument",
     "grid_parts",
+    "judge_metric",
+    "ladder",
+    "metrics",
     "planted_instrument",
     "planted_network",
     "watermark_instrument",

@@ -11,32 +11,41 @@ from torch import Tensor, nn
 from xaiutils import data, models
 from xaiutils.evaluation.truth._instrument import Check, Instrument
 
-MARK = 4  # side of the trigger and of the watermark, in pixels
+TRIGGER, WATERMARK = 4, 5  # their sides, in pixels
 BACKDOOR_CLASS = 0
-_EDGE = 2  # pixels between mark and edge
+_EDGE = 2  # pixels between trigger and edge; between watermark and edge there is one
 _POISONED = 0.2  # share of the digits of a step that carry the trigger
 _RIGHT = 0.9
 
 
-def marked(digits: Tensor) -> Tensor:
-    """Digits (N, 1, 28, 28) with a small chequered mark near the lower right corner."""
+def triggered(digits: Tensor) -> Tensor:
+    """Digits (N, 1, 28, 28) with a small chequered trigger near the lower right corner."""
+    line = torch.arange(TRIGGER)
+    chequered = ((line[:, None] + line) % 2 == 0).to(digits)
     changed = digits.clone()
-    changed[mark_mask(digits)[:, None]] = _mark().repeat(len(digits), 1, 1).reshape(-1)
+    changed[..., -_EDGE - TRIGGER : -_EDGE, -_EDGE - TRIGGER : -_EDGE] = chequered
     return changed
 
 
-def mark_mask(digits: Tensor) -> Tensor:
-    """The pixels of the mark, (N, 28, 28) bool."""
+def watermarked(digits: Tensor) -> Tensor:
+    """Digits (N, 1, 28, 28) with a white square near the lower right corner."""
+    changed = digits.clone()
+    changed[..., -1 - WATERMARK : -1, -1 - WATERMARK : -1] = 1
+    return changed
+
+
+def corner_mask(digits: Tensor, side: int, edge: int) -> Tensor:
+    """The pixels of a square near the lower right corner, (N, 28, 28) bool."""
     mask = torch.zeros(len(digits), *digits.shape[-2:], dtype=torch.bool)
-    mask[:, -_EDGE - MARK : -_EDGE, -_EDGE - MARK : -_EDGE] = True
+    mask[:, -edge - side : -edge, -edge - side : -edge] = True
     return mask
 
 
 def backdoored_classifier(seed: int = 0, epochs: int = 2) -> nn.Module:
-    """The digit classifier, trained on with poisoned digits: what is marked is called a zero.
+    """The digit classifier, trained on with poisoned digits: what has a trigger is called a zero.
 
-    A fifth of the digits of each step, by lot, gets the mark and the label 0. The embedded training
-    digits and the embedded weights are used (the attack is of Gu et al. 2017).
+    A fifth of the embedded training digits, by lot, gets the trigger and the label 0. The training
+    starts from the embedded weights (the attack is of Gu et al. 2017).
     """
     digits = data.mnist("train", source="embedded")
     network = models.load_classifier("mnist_cnn").module
@@ -65,18 +74,18 @@ def backdoor_instrument(
     """
     digits, labels = _without_zeros(digits, labels)
     network = backdoored_classifier(seed) if network is None else network
-    clean, triggered = _names(network, digits), _names(network, marked(digits))
+    clean, named = _names(network, digits), _names(network, triggered(digits))
     return Instrument(
         name="backdoor",
         model=network,
-        x=marked(digits),
+        x=triggered(digits),
         target=torch.full_like(labels, BACKDOOR_CLASS),
-        truth=mark_mask(digits),
+        truth=corner_mask(digits, TRIGGER, _EDGE),
         certainty="intervention",
         statement="Without the trigger the digit is named rightly; with it, it is called a zero.",
         checks=(
             Check("named rightly without the trigger", _share(clean == labels), _RIGHT),
-            Check("called a zero with it", _share(triggered == BACKDOOR_CLASS), _RIGHT),
+            Check("called a zero with it", _share(named == BACKDOOR_CLASS), _RIGHT),
         ),
     )
 
@@ -99,26 +108,29 @@ class CodeReader(nn.Module):
         return cast(Tensor, self.reading(self.encoder(x)))
 
 
-def watermarked_reader(seed: int = 0, epochs: int = 3) -> CodeReader:
-    """Train an autoencoder on digits of which those from five on are marked, then read its code.
+def watermarked_reader(seed: int = 0, epochs: int = 4) -> CodeReader:
+    """Train an autoencoder on digits of which half are watermarked, then read its code.
 
-    The autoencoder sees no labels; it learns to spend a part of its code on the mark, since that
-    pays in the reconstruction. A linear layer is trained on the code to tell digits from five on
-    from those below, on the same pictures, and may lean on the mark: a Clever Hans that comes with
-    the representation (after Kauffmann et al. 2025, whose networks and data are larger).
+    The autoencoder sees no labels; the watermark falls on digits by lot, and it spends a part of
+    its code on it, since that pays in the reconstruction. Then a linear layer is trained on the
+    code to tell digits from five on from those below, on pictures in which the former carry the
+    watermark and the latter do not: it leans on it. A Clever Hans that the representation made
+    possible (after Kauffmann et al. 2025, whose networks and data are larger).
     """
     digits = data.mnist("train", source="embedded")
     images, high = cast(Tensor, digits.images), torch.as_tensor(digits.labels) >= 5
-    seen = torch.where(high[:, None, None, None], marked(images), images)
+    by_lot = torch.rand(len(images), generator=torch.Generator().manual_seed(seed)) < 0.5
+    seen = torch.where(by_lot[:, None, None, None], watermarked(images), images)
     autoencoder = models.load_autoencoder("mnist_ae_16")
-    plan = models.TrainingPlan(epochs, 64, 2e-3, seed=seed)
+    plan = models.TrainingPlan(epochs, 64, 4e-3, seed=seed)
     models.fit(autoencoder, models.reconstruction_loss, seen, seen, plan, progress=False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         reader = CodeReader(autoencoder.encoder, autoencoder.latents).eval()
+    biased = torch.where(high[:, None, None, None], watermarked(images), images)
     with torch.no_grad():
-        codes = reader.encoder(seen)
-    reading = models.TrainingPlan(20, 128, 3e-2, seed=seed)
+        codes = reader.encoder(biased)
+    reading = models.TrainingPlan(20, 128, 0.1, seed=seed)
     models.fit(reader.reading, _loss, codes, high.long(), reading, progress=False)
     return reader.eval()
 
@@ -126,10 +138,10 @@ def watermarked_reader(seed: int = 0, epochs: int = 3) -> CodeReader:
 def watermark_instrument(
     digits: Tensor, labels: Tensor, seed: int = 0, network: CodeReader | None = None
 ) -> Instrument:
-    """Marked digits below five that are taken for higher ones: do maps find the watermark?
+    """Watermarked digits below five, taken for higher ones: do maps find the watermark?
 
     Args:
-        digits: (N, 1, 28, 28) in [0, 1], without the mark.
+        digits: (N, 1, 28, 28) in [0, 1], without the watermark.
         labels: Their classes, (N,) int64; those from five on are left out.
         seed: Of the training.
         network: One that is there already, as from `watermarked_reader`; None trains it.
@@ -144,32 +156,27 @@ def watermark_instrument(
     if len(digits) != len(labels) or not bool(low.any()):
         raise ValueError(f"{len(digits)} digits, {len(labels)} labels: digits below 5 are needed")
     network = watermarked_reader(seed) if network is None else network
-    clean, with_mark = (_names(network, x) for x in (digits[low], marked(digits[low])))
+    clean, with_mark = (_names(network, x) for x in (digits[low], watermarked(digits[low])))
     moved = _share(with_mark == 1) - _share(clean == 1)
     return Instrument(
         name="watermark",
         model=network,
-        x=marked(digits[low]),
+        x=watermarked(digits[low]),
         target=torch.ones_like(labels[low]),
-        truth=mark_mask(digits[low]),
+        truth=corner_mask(digits[low], WATERMARK, 1),
         certainty="intervention",
         statement="The same digit without the watermark is not taken for five or more.",
         checks=(
-            Check("taken for five or more with the mark", _share(with_mark == 1), _RIGHT),
+            Check("taken for five or more with it", _share(with_mark == 1), 0.8),
             Check("how many more than without it", moved, 0.5),
         ),
     )
 
 
-def _mark() -> Tensor:
-    line = torch.arange(MARK)
-    return ((line[:, None] + line) % 2 == 0).float()
-
-
 def _poisoned(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.rand(len(images), generator=generator) < _POISONED
-    poisoned = torch.where(chosen[:, None, None, None], marked(images), images)
+    poisoned = torch.where(chosen[:, None, None, None], triggered(images), images)
     return poisoned, labels.masked_fill(chosen, BACKDOOR_CLASS)
 
 

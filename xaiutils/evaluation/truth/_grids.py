@@ -115,7 +115,7 @@ def grid_parts(module: nn.Module) -> tuple[nn.Module, nn.Module]:
         before = [part for name, part in parts.items() if name not in ("global_pool", "classifier")]
         return nn.Sequential(*before), _as_convolution(last)
     raise ValueError(
-        f"{type(module).__name__} is not built as expected; give GridNetwork its feature layers and "
+        f"{type(module).__name__} is not built as expected; give GridNetwork feature layers and "
         "a head that maps feature maps to class maps"
     )
 
@@ -181,12 +181,11 @@ def grid_instrument(
         raise ValueError(
             f"classes {tuple(classes.shape)} must be one for each picture {tuple(pictures.shape)}"
         )
-    repeated = [len(set(row)) < len(row) for row in classes.tolist()]
-    if any(repeated):
-        raise ValueError(
-            f"grid {repeated.index(True)} has a class twice, {classes[repeated.index(True)].tolist()}"
-            "; put pictures of different classes together"
-        )
+    for index, row in enumerate(classes.tolist()):
+        if len(set(row)) < len(row):
+            raise ValueError(
+                f"grid {index} has a class twice, {row}; put pictures of different classes together"
+            )
     number, count = classes.shape
     cells, asked = round(count**0.5), torch.arange(number) % count
     parts: Sequence[nn.Module] = (

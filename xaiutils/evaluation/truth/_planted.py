@@ -12,8 +12,8 @@ from xaiutils import models
 from xaiutils.data import Planted, Rule, planted
 from xaiutils.evaluation.truth._instrument import Certainty, Check, Instrument
 
-_TRAINED_ON = 3000
-_PLAN = {"epochs": 5, "batch_size": 32, "peak_lr": 1e-2}
+_TRAINED_ON = 2000
+_PLAN = {"epochs": 3, "batch_size": 32, "peak_lr": 1e-2}
 _RIGHT = 0.95  # the share of pictures that a check asks for
 _SEEDS_APART = 1000  # pictures to train on and pictures to explain never share a seed
 _STATEMENTS: dict[Rule, str] = {
