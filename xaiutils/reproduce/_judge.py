@@ -1,0 +1,250 @@
+"""``judge``: put a method through every test, and write its measured card.
+
+``judge my_method.py:function`` is all that is needed: the pictures and networks are what installed
+packages ship. Each test is cut into blocks. A block is a file in the work folder, whole or not
+there; a run that is started again goes on where it was. With ``--dask`` the workers of a cluster
+compute the blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from xaiutils import attribution, evaluation, models
+from xaiutils.evaluation._search import share_of_gain
+from xaiutils.reproduce import _dask
+from xaiutils.reproduce._card import as_card
+from xaiutils.reproduce._explained import weights
+from xaiutils.reproduce._judge_method import MethodError, Refused, Subject, load_once, load_subject
+from xaiutils.reproduce._judge_tests import LINES, PER_CLASS, SETTINGS, TESTS, Found
+from xaiutils.reproduce._options import names
+from xaiutils.reproduce._provenance import command_line, provenance, write_json, write_text
+from xaiutils.reproduce._work import keep_plan, save
+
+_HOW = ("--dask", "--all")  # options that do not change a card
+_FIRST_LOOK = 2  # digits, before anything long is begun
+_ENOUGH_FOR_BCA = 20
+_ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
+
+Task = tuple[str, int]
+Block = tuple[Task, dict[str, Tensor], dict[str, str]]
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``judge`` to the command line."""
+    judge = commands.add_parser("judge", help="measure a method of yours, and write its card")
+    judge.add_argument("method", nargs="?", help="file.py:function, module:Class, or a name")
+    judge.add_argument("--all", action="store_true", help="every method of this package instead")
+    judge.add_argument("--work", type=Path, default=Path("judged"), help="folder of the blocks")
+    judge.add_argument("--out", type=Path, help="the card begins with this path; in --work if not")
+    judge.add_argument("--tests", type=names, default=tuple(TESTS), help="some of the tests only")
+    judge.add_argument("--dask", metavar="ADDRESS", help="scheduler whose workers compute")
+    judge.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Judge one method, or all of the package, and write what was found."""
+    if bool(options.method) == options.all:
+        raise SystemExit("give a method (file.py:function, module:Class, a name), or --all.")
+    if unknown := [name for name in options.tests if name not in TESTS]:
+        raise SystemExit(f"--tests: {unknown[0]!r} unknown; choose from {', '.join(TESTS)}.")
+    wanted = list(attribution.METHODS) if options.all else [options.method]
+    judged = []
+    for name in wanted:
+        subject = load_subject(name)
+        work = options.work / slug(subject.name)
+        found, refused = _judge(subject, name, work, options)
+        frame, facts = card_frame(subject, found), _facts(subject, options.tests, refused)
+        out = options.out if options.out and not options.all else work / "card"
+        write_card(out, frame, facts)
+        judged.append((frame, facts))
+        print(f"{subject.name}: {len(frame)} lines, in {out}.md")
+    if options.all and options.out:
+        frame = pd.concat([frame for frame, _ in judged])
+        write_text(Path(f"{options.out}.csv"), frame.to_csv(index=False, float_format="%.6g"))
+        record = {facts["method"]: facts for _, facts in judged}
+        write_json(Path(f"{options.out}.json"), _record(methods=record))
+    return 0
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+
+def _judge(
+    subject: Subject, name: str, work: Path, options: argparse.Namespace
+) -> tuple[Found, dict[str, str]]:
+    """All values by line, and which tests the method refused."""
+    plan = {
+        "method": subject.name,
+        "origin": subject.origin,
+        "settings": {kind: dict(found) for kind, found in SETTINGS.items()},
+        "digits_per_class": PER_CLASS,
+    }
+    keep_plan(work, plan)
+    tasks = [(test, block) for test in options.tests for block in range(TESTS[test].blocks)]
+    missing = [task for task in tasks if not _path(work, task).exists()]
+    try:
+        if missing:
+            _first_look(subject)
+        with tqdm(total=len(missing), unit="blocks", desc=subject.name) as bar:
+            for task, found, notes in _computed(subject, name, missing, options.dask):
+                save(_path(work, task), found, notes)
+                bar.update()
+    except MethodError as error:
+        raise SystemExit(f"{error}.") from None
+    return _merged(work, tasks)
+
+
+def _first_look(subject: Subject) -> None:
+    """Find within a second what is wrong with a method everywhere."""
+    from xaiutils import data
+
+    x = torch.as_tensor(data.mnist("test", source="embedded").images)[:_FIRST_LOOK]
+    try:
+        subject(models.load_classifier("mnist_cnn").module, x, torch.arange(_FIRST_LOOK))
+    except Refused as error:
+        reason = error.__cause__
+        raise SystemExit(f"{subject.name} raised an error on two digits: {error}") from reason
+
+
+def _computed(
+    subject: Subject, name: str, tasks: Sequence[Task], address: str | None
+) -> Iterator[Block]:
+    if address:
+        yield from _dask.results(address, partial(_on_worker, name, subject.origin), tasks)
+        return
+    for task in tasks:
+        yield _block(subject, task)
+
+
+def _on_worker(name: str, origin: str, task: Task) -> Block:
+    """Compute a block where the method is loaded anew, and must be the same."""
+    with _ONE_BLOCK_AT_A_TIME:
+        subject = load_once(name)
+        if subject.origin != origin:
+            raise RuntimeError(f"this worker has read {subject.origin} of {name}, not {origin}")
+        return _block(subject, task)
+
+
+def _block(subject: Subject, task: Task) -> Block:
+    test, number = task
+    with warnings.catch_warnings():  # what there is to say of a map, the card says
+        warnings.simplefilter("ignore")
+        try:
+            found, notes = TESTS[test].run(subject, number), {}
+        except Refused as error:
+            found, notes = {}, {"refused": str(error).splitlines()[0]}
+    flat = {f"{line}|{k}": values for line, pair in found.items() for k, values in pair.items()}
+    return task, flat, notes
+
+
+def _path(work: Path, task: Task) -> Path:
+    return work / f"{task[0]}-{task[1]:02}.safetensors"
+
+
+def _merged(work: Path, tasks: Iterable[Task]) -> tuple[Found, dict[str, str]]:
+    """The blocks put together. A test of which a block was refused has no values."""
+    found: Found = {}
+    refused = dict[str, str]()
+    for test, number in tasks:
+        with safe_open(_path(work, (test, number)), framework="pt") as file:
+            if note := (file.metadata() or {}).get("refused"):
+                refused[test] = note
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                line, kind = name.split("|")
+                values = found.setdefault(line, {})
+                new = file.get_tensor(name)
+                values[kind] = torch.cat([values[kind], new]) if kind in values else new
+                if kind == "own":
+                    block = torch.full((len(new),), number)
+                    before = values.get("block", block[:0])
+                    values["block"] = torch.cat([before, block])
+    gone = {line for test in refused for line in TESTS[test].lines}
+    return {line: values for line, values in found.items() if line not in gone}, refused
+
+
+def card_frame(subject: Subject, found: Mapping[str, Mapping[str, Tensor]]) -> pd.DataFrame:
+    """A row for each line of the card, in their order, with Holm's correction over the card."""
+    grouped = {line for test in TESTS.values() if test.grouped for line in test.lines}
+    rows = [_row(line, found[line], line in grouped) for line in LINES if line in found]
+    tested = [row for row in rows if row.get("p") is not None]
+    corrected = evaluation.holm([row["p"] for row in tested])
+    for row, p in zip(tested, corrected, strict=True):
+        row["p_holm"] = p
+    return pd.DataFrame([{"method": subject.name} | row for row in rows])
+
+
+def _row(name: str, values: Mapping[str, Tensor], grouped: bool) -> dict[str, Any]:
+    line = LINES[name]
+    start = {"attribute": line.attribute, "line": name, "what": line.what, "on": line.on}
+    own, held = values["own"], values["control"]
+    if len(own) < 2:
+        return start | {"value": own.mean().item(), "images": len(own)}
+    lead = held - own if line.better == "less" else own - held
+    groups = values["block"] if grouped else None
+    most = values.get("most")
+    row = start | _ends("value", "", own, most, groups)
+    row |= {"control": line.control, "control_value": _ends("v", "", held, most, groups)["v"]}
+    row |= _ends("lead", "lead_", lead, most, groups)
+    row |= {"better": line.better, "images": len(own)}
+    if line.better:  # networks are few and are not flipped: the images are
+        row["p"] = evaluation.sign_flip(lead, tail="normal")
+    return row
+
+
+def _ends(
+    name: str, prefix: str, values: Tensor, most: Tensor | None, groups: Tensor | None
+) -> dict[str, float]:
+    """Mean and interval; of a share of the ceiling, the ratio of the means."""
+    with warnings.catch_warnings():  # the card says how many images there are
+        warnings.simplefilter("ignore", evaluation.FewImagesWarning)
+        if most is not None:
+            found = share_of_gain(values, most)
+        else:
+            few = groups is not None or len(values) < _ENOUGH_FOR_BCA
+            way: evaluation.IntervalMethod = "t" if few else "bca"
+            found = evaluation.bootstrap(values, method=way, groups=groups)
+    return {name: found.mean, f"{prefix}low": found.low, f"{prefix}high": found.high}
+
+
+def _facts(subject: Subject, tests: Sequence[str], refused: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "method": subject.name,
+        "origin": subject.origin,
+        "options": subject.options,
+        "tests": list(tests),
+        "refused": dict(refused),
+    }
+
+
+def _record(**facts: Any) -> dict[str, Any]:
+    networks = ("mnist_cnn", "efficientnet_lite0")
+    used = {name: models.load_classifier(name) for name in networks}
+    about = {name: weights(found.module, found.source) for name, found in used.items()}
+    settings = {kind: dict(found) for kind, found in SETTINGS.items()}
+    return provenance(command_line(leave_out=_HOW), **facts, settings=settings, weights=about)
+
+
+def write_card(out: Path, frame: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    """Write the card: Markdown to read, csv with all digits, json with how it came about."""
+    record = _record(**facts)
+    write_text(Path(f"{out}.csv"), frame.to_csv(index=False, float_format="%.6g"))
+    write_json(Path(f"{out}.json"), record)
+    written = json.loads(json.dumps(record))
+    write_text(Path(f"{out}.md"), as_card(frame, written))
