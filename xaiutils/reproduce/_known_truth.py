@@ -28,7 +28,6 @@ INSTRUMENTS = (*data.RULES, *_DIGITS, *_GRIDS)
 _JUDGED = ("additive", *data.RULES, "backdoor")  # by these the measures are judged
 _REGION, _CELL, _BLOCK = 4, 112, 2  # pixels, pixels, grids
 _WATERMARKS = 2  # networks: an autoencoder takes minutes
-_JUDGING = 2  # networks of an instrument that the measures are judged on
 _SLOW = ("dmbp", "dmbp_l2")  # are left out on the grids, where their search takes minutes
 _SURE = 0.5  # the least probability of a picture's class at the size of a cell
 
@@ -44,7 +43,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     known.add_argument("--pictures", type=int, default=12, help="of each network")
     known.add_argument("--grids", type=int, default=8, help="a multiple of 2")
     known.add_argument("--model", default="squeezenet1_1", help="that looks at the grids")
-    known.add_argument("--no-metrics", action="store_true", help="judge methods alone")
+    known.add_argument(
+        "--judging", type=int, default=2, help="networks of an instrument that judge the measures"
+    )
     known.set_defaults(run=run)
 
 
@@ -53,7 +54,11 @@ def run(options: argparse.Namespace) -> int:
     require_known(options, methods=attribution.METHODS, instruments=INSTRUMENTS)
     require_positive(options, "seeds", "pictures", "grids")
     plan: dict[str, Any] = {"methods": list(options.methods), "pictures": options.pictures}
-    facts: dict[str, Any] = {"instruments": list(options.instruments), "seeds": options.seeds}
+    facts: dict[str, Any] = {
+        "instruments": list(options.instruments),
+        "seeds": options.seeds,
+        "judging": options.judging,
+    }
     if set(options.instruments) & set(_GRIDS):
         classifier = models.load_classifier(options.model)
         facts |= {"grids": options.grids, "model": options.model, "cell": _CELL}
@@ -62,8 +67,8 @@ def run(options: argparse.Namespace) -> int:
     cases = list(_cases(options))
     found = {case: _methods_of(options, case) for case in tqdm(cases, unit="cases")}
     _write_methods(options.out, found)
-    if not options.no_metrics:
-        judged = [case for case in cases if case[0] in _JUDGED and case[1] < _JUDGING]
+    if options.judging:
+        judged = [case for case in cases if case[0] in _JUDGED and case[1] < options.judging]
         _write_metrics(options.out, {c: _metrics_of(options, c) for c in tqdm(judged)})
     record = provenance(command_line(), **plan, **facts)
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
@@ -238,8 +243,8 @@ def _rows(name: str, cases: list[Mapping[str, Tensor]]) -> Iterator[dict[str, An
     for key in keys:
         scores = torch.cat([case[key] for case in cases])
         kind, method = key.split("/")
-        over = {"groups": groups} if len(cases) > 1 and name not in _GRIDS else {}
-        found = evaluation.bootstrap(scores, method="t", **over)
+        over = groups if len(cases) > 1 and name not in _GRIDS else None
+        found = evaluation.bootstrap(scores, method="t", groups=over)
         yield {
             "instrument": name,
             "method": method,

@@ -191,7 +191,7 @@ def _halves(
         region_perturbation(model, x, target, maps, region_size, steps, order, **options)
         for order in ("morf", "lerf")
     )
-    return cast(Curves, morf), cast(Curves, lerf)
+    return morf, lerf
 
 
 def _own_minus_borrowed(
