@@ -25,7 +25,10 @@ from xaiutils.evaluation._windows import (
 from xaiutils.graph.running import Graph
 
 _OUTSIDE = 2  # pixels of each state that stand for what is outside: zeros, minus infinity
-_MOST_CLASSES = 6  # of rows and of columns, by their distance from the border
+_MOST_CLASSES = 3  # of rows and of columns, by their distance from the border
+# What a window and a weight cost for each batch, in multiplications, by rough measurement.
+_PER_WINDOW = 4_000_000
+_PER_WEIGHT = 32
 
 
 class Branches:
@@ -187,7 +190,8 @@ class _Group:
 
     def work(self, batch: int) -> float:
         """What it costs to try all its regions once, in whole forward passes; an estimate."""
-        return len(self.rows) * len(self.columns) * self.plan.work(min(batch, self._tries))
+        each = self.plan.work(min(batch, self._tries), _PER_WINDOW, _PER_WEIGHT)
+        return len(self.rows) * len(self.columns) * each
 
     def spans(self, rows: Tensor, columns: Tensor) -> Places:
         """The places of regions in the plan's lists of spans."""

@@ -66,7 +66,7 @@ class Side:
     last: Tensor
     length: int
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The width of the window, the same for every span."""
         return int((self.last - self.first).max()) + 1
@@ -170,12 +170,19 @@ class Windows:
         """
         return updates / (1 + updates * self.work(batch))
 
-    def work(self, batch: int) -> float:
-        """What an update costs, in whole forward passes, by a rough count; batch as above."""
+    def work(self, batch: int, per_window: float = _PER_WINDOW, per_weight: float = 0) -> float:
+        """What an update costs, in whole forward passes, by a rough count.
+
+        Args:
+            batch: As above.
+            per_window: What a window costs for each batch, in multiplications.
+            per_weight: The same for a weight that is read.
+        """
         costs = [_cost(node) for node in self.graph.nodes]
         shares = [w.share if (w := self.windows.get(i)) else 1.0 for i in range(len(costs))]
         work = sum(cost * share for cost, share in zip(costs, shares, strict=True))
-        return (work + _PER_WINDOW * len(self.windows) / batch) / sum(costs)
+        weights = sum(_weights(node) for node in self.graph.nodes)
+        return (work + (per_window * len(self.windows) + per_weight * weights) / batch) / sum(costs)
 
     def _plan(self, sides: tuple[Side, Side]) -> dict[int, Window]:
         planned: dict[int, Window] = {}
@@ -415,8 +422,10 @@ def _affected(
     """The windows of a node whose inputs change in the windows `read`."""
     found = []
     for side, (reach, length) in enumerate(zip(reaches, shape[1:], strict=True)):
-        first = torch.stack([sides[side].first for sides in read]).amin(0)
-        last = torch.stack([sides[side].last for sides in read]).amax(0)
+        first, last = read[0][side].first, read[0][side].last
+        for sides in read[1:]:
+            first = torch.minimum(first, sides[side].first)
+            last = torch.maximum(last, sides[side].last)
         found.append(Side(*reach.affected(first, last, length), length))
     return found[0], found[1]
 
@@ -480,6 +489,12 @@ def _unpadded(operation: Operation) -> Operation | None:
     if isinstance(operation, (ops.MaxPool, ops.AveragePool)):
         return replace(operation, padding=(0, 0), ceil_mode=False)
     return operation
+
+
+def _weights(node: Node) -> int:
+    operation = node.operation
+    layer = isinstance(operation, (ops.Convolution, ops.Dense))
+    return operation.weight.numel() if layer else 0
 
 
 def _cost(node: Node) -> float:

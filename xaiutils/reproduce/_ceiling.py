@@ -24,6 +24,7 @@ from xaiutils.reproduce._options import (
     names,
     require_known,
     require_positive,
+    shard,
 )
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._tables import interval, write_table
@@ -61,6 +62,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     ceiling.add_argument("--repeats", type=int, default=1, help="draws of the fill")
     ceiling.add_argument("--random", type=int, default=5, help="random orders for each image")
     ceiling.add_argument("--seed", type=int, default=0)
+    ceiling.add_argument("--shard", type=shard, help="i/n: the i-th of n parts, without tables")
     ceiling.set_defaults(run=run)
 
 
@@ -83,11 +85,24 @@ def run(options: argparse.Namespace) -> int:
         "seed": options.seed,
     }
     keep_plan(options.work, plan)
-    found = by_blocks(options.work, numbers, _BLOCK, partial(_block, options, classifier, images))
+    compute = partial(_block, options, classifier, images)
+    if options.shard is not None:
+        by_blocks(options.work, _part(numbers, *options.shard), _BLOCK, compute)
+        return 0
+    found = by_blocks(options.work, numbers, _BLOCK, compute)
     _write(options.out, found)
     record = provenance(command_line(), **plan, images=len(numbers))
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
     return 0
+
+
+def _part(numbers: range, number: int, shards: int) -> range:
+    """Whole blocks of the images for one of several processes that share a work folder."""
+    blocks = -(-len(numbers) // _BLOCK)
+    first, last = (_BLOCK * (blocks * i // shards) for i in (number - 1, number))
+    if first == last:
+        raise SystemExit(f"--shard: {shards} parts are too many for {blocks} blocks.")
+    return numbers[first:last]
 
 
 def _block(
