@@ -1,12 +1,13 @@
 """Regions taken away one at a time, on networks whose answer is known."""
 
 import warnings
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from xaiutils import evaluation
+from xaiutils import data, evaluation, models
 
 
 @pytest.fixture
@@ -79,6 +80,53 @@ def test_it_is_the_first_step_of_region_perturbation_of_one_map_for_each_region(
         model, images, None, 5, fill, 2, output, batch_size=3, seed=3, edge=edge, first_image=7
     )
     assert torch.allclose(found.flatten(1), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("edge", ["keep", "drop"])
+def test_windows_give_the_same_falls(edge):
+    classifier = models.load_classifier("mnist_cnn")
+    x = data.mnist("test", source="embedded").images[:3]
+    options = {"region_size": 5, "repeats": 2, "seed": 1, "edge": edge}
+    whole = evaluation.region_occlusion(classifier.module, x, None, windowed=False, **options)
+    for batch_size in (None, 7, 1):
+        found = evaluation.region_occlusion(
+            classifier.module, x, None, batch_size=batch_size, windowed=True, **options
+        )
+        torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+
+
+class Seeing:
+    """A fill that sees the mask: the row of the first pixel that is gone."""
+
+    random: ClassVar[bool] = False
+    sees_mask: ClassVar[bool] = True
+
+    def __call__(self, images, generator, gone):
+        first = gone[:, 0].any(dim=2).int().argmax(dim=1)
+        return first.float()[:, None, None, None].expand_as(images).clone()
+
+
+def test_a_fill_that_sees_the_mask_sees_one_region_at_a_time(network, images):
+    falls = evaluation.region_occlusion(network, images, 0, 4, Seeing(), batch_size=4)
+    for row in range(3):
+        grey = network.contributions(torch.full_like(images, 4.0 * row))
+        wanted = (network.contributions(images) - grey).double()[:, row]
+        torch.testing.assert_close(falls[:, row], wanted, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="a fill that stays as it is"):
+        evaluation.region_occlusion(network, images, 0, 4, Seeing(), windowed=True)
+
+
+def test_a_network_that_cannot_be_traced_is_run_whole_or_refused():
+    class Deciding(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    network = nn.Sequential(Deciding(), nn.Flatten()).eval()
+    x = torch.ones(1, 1, 4, 4)
+    falls = evaluation.region_occlusion(network, x, 0, 2, evaluation.Constant(0.0))
+    assert falls.tolist() == [[[1, 0], [0, 0]]]
+    with pytest.raises(ValueError, match="can be traced"):
+        evaluation.region_occlusion(network, x, 0, 2, evaluation.Constant(0.0), windowed=True)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from small_networks import SMALL, random_network, real, small
 from torch import nn
 
 from xaiutils import data, evaluation, graph, models
+from xaiutils.evaluation._branches import Branches
 from xaiutils.evaluation._windows import Incremental, Windows
 
 RUN = evaluation.region_perturbation
@@ -38,6 +39,62 @@ def assert_updates_equal_whole_passes(network, x, size, steps=4, seed=0):
             expected = torch.cat([outputs[inputs] for outputs in whole[part]])
             torch.testing.assert_close(state.update(row, column), expected, rtol=1e-10, atol=1e-10)
     return plan
+
+
+def assert_branches_equal_whole_passes(network, x, size, most=20, batch=3):
+    """Replace one region of each input, some regions of all, and begin again from other inputs."""
+    regions = evaluation.Regions(*x.shape[2:], size)
+    spans = regions.row_spans, regions.column_spans
+    branches = Branches(graph.trace(network, x), *spans, x, len(x), batch)
+    draw = torch.Generator().manual_seed(0)
+    y = torch.randn(x.shape, generator=draw, dtype=x.dtype)
+    for before, after in ((x, y), (y[:1], x[:1]), (x, y)):  # it must forget the time before
+        branches.begin(before, after)
+        tries = torch.randperm(len(before) * regions.count, generator=draw)[:most]
+        states, numbers = tries // regions.count, tries % regions.count
+        gone = regions.index == numbers[:, None, None, None]
+        whole = network(torch.where(gone, after[states], before[states])).detach()
+        found = torch.full_like(whole, torch.nan)
+        for part, outputs in branches.outputs(states, numbers):
+            assert len(part) <= batch
+            found[part] = outputs
+        torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)
+    return branches
+
+
+@given(seed=st.integers(0, 2**16), size=st.integers(1, 3))
+@few
+def test_branches_equal_whole_passes_of_random_networks(seed, size):
+    assert_branches_equal_whole_passes(*random_network(seed, signed=bool(seed % 2)), size)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, shape) in SMALL.items() if len(shape) == 3])
+def test_branches_equal_whole_passes_of_small_networks(name):
+    assert_branches_equal_whole_passes(*small(name), 1)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v2"])
+def test_branches_equal_whole_passes_of_real_networks(name):
+    network, x = real(name), torch.randn(1, 3, 96, 96, dtype=torch.float64)
+    assert_branches_equal_whole_passes(network, x, 9, most=6)
+
+
+def test_regions_near_the_border_have_plans_of_their_own():
+    network, x = real("squeezenet1_1", dtype=torch.float32), torch.zeros(1, 3, 224, 224)
+    branches = Branches(graph.trace(network, x), spans(224, 16), spans(224, 16), x, 1, 32)
+    assert len(branches._groups) > 1
+    tried = torch.cat([(g.rows[:, None] * 14 + g.columns).flatten() for g in branches._groups])
+    assert sorted(tried.tolist()) == list(range(196))
+    assert branches.saving() > 2
+
+
+def test_no_more_states_than_memory_was_reserved_for():
+    network, x = small("functional")
+    regions = evaluation.Regions(*x.shape[2:], 2)
+    spans = regions.row_spans, regions.column_spans
+    branches = Branches(graph.trace(network, x), *spans, x, 1, 2)
+    with pytest.raises(ValueError, match="reserved for 1"):
+        branches.begin(x, x)
 
 
 @given(seed=st.integers(0, 2**16), size=st.integers(1, 3))
@@ -73,6 +130,7 @@ class Beyond(nn.Module):
 def test_updates_equal_whole_passes_beyond_relu():
     torch.manual_seed(0)
     network, x = Beyond().double().eval(), torch.randn(2, 3, 18, 18, dtype=torch.float64)
+    assert_branches_equal_whole_passes(network, x, 2)
     plan = assert_updates_equal_whole_passes(network, x, 2)
     kinds = [plan.graph.nodes[i].operation.kind for i in plan.windows]
     assert {"conv2d", "silu", "prelu"} <= set(kinds)  # what can be computed in windows is
@@ -111,6 +169,7 @@ def test_every_layer_reads_its_padding_and_its_border(layer):
     network = nn.Sequential(layer, nn.LeakyReLU(0.1)).double().eval()
     x = torch.randn(3, 2, 17, 19, dtype=torch.float64) - 3  # negative: zeros are not neutral
     assert_updates_equal_whole_passes(network, x, 2, steps=12)
+    assert_branches_equal_whole_passes(network, x, 2)
 
 
 def test_early_layers_are_planned_in_windows_and_late_ones_are_not():

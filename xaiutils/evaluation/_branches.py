@@ -292,15 +292,15 @@ class _Around:
 
     def __init__(self, shape: tuple[int, ...], like: Tensor, states: int, new: int) -> None:
         channels, self._height, self._width = shape
-        self._each = _OUTSIDE + self._height * self._width
+        self._each, self._most = _OUTSIDE + self._height * self._width, states
         self._pixels = like.new_zeros(states * self._each + new, channels)
         self._pixels[1 : states * self._each : self._each] = -torch.inf
 
     def begin(self, whole: Tensor) -> None:
         """Take the outputs (B, C, H, W) of states."""
+        if len(whole) > self._most:
+            raise ValueError(f"{len(whole)} states, but memory is reserved for {self._most}")
         self._first_new = len(whole) * self._each
-        if self._first_new > len(self._pixels):
-            raise ValueError("more states than memory was reserved for")
         states = self._pixels[: self._first_new].view(len(whole), self._each, -1)
         states[:, _OUTSIDE:] = whole.permute(0, 2, 3, 1).flatten(1, 2)
 

@@ -78,7 +78,7 @@ class Trials:
                 classes, places = self._targets.unique(return_inverse=True)
                 if (fewer := only_classes(self._network, classes)) is not None:
                     self._network, self._targets = fewer, places
-            check_finite(self.start)
+            check_finite(self.start, torch.arange(len(self.start)))
         self.most = max(1, min(states, -(-self._batch // draws.regions.count)))
         self._branches = self._windows()
 
@@ -101,28 +101,24 @@ class Trials:
             FloatingPointError: An output is NaN or infinite.
         """
         found = torch.empty(len(which))
-        if self._branches is None:
-            with _full_precision():
+        with _full_precision():
+            if self._branches is None:
                 self._whole(states, which, regions, found)
-        else:
-            with _full_precision():
+            else:
                 self._windowed(self._branches, states, which, regions, found)
-        check_finite(found)
+        check_finite(found, torch.tensor(states.images)[which])
         return found
 
     def _windows(self) -> Branches | None:
         runner, draws = self._runner, self._draws
-        traced = isinstance(self._network, graph.Graph)
-        if runner.windowed and (draws.sees_mask or not traced):
-            raise ValueError(
-                "windowed=True needs a network that can be traced, and a fill that stays as it is "
-                "whatever is gone; leave windowed=None"
-            )
-        if (
-            runner.windowed is False
-            or draws.sees_mask
-            or not isinstance(self._network, graph.Graph)
-        ):
+        if runner.windowed is False:
+            return None
+        if draws.sees_mask or not isinstance(self._network, graph.Graph):
+            if runner.windowed:
+                raise ValueError(
+                    "windowed=True needs a network that can be traced (graph.trace says why one "
+                    "cannot), and a fill that stays as it is whatever is gone; leave windowed=None"
+                )
             return None
         regions = draws.regions
         branches = Branches(
@@ -231,14 +227,15 @@ def _rows(operation: Any, classes: Tensor) -> graph.Operation:
     return found
 
 
-def check_finite(scores: Tensor) -> None:
-    """Refuse scores that are not finite.
+def check_finite(scores: Tensor, images: Tensor) -> None:
+    """Refuse scores (S,) of these images (S,) that are not finite.
 
     Raises:
         FloatingPointError: Some are NaN or infinite.
     """
-    if broken := int((~scores.isfinite()).sum()):
+    broken = images[~scores.isfinite()]
+    if len(broken):
         raise FloatingPointError(
-            f"{broken} of {scores.numel()} outputs are NaN or infinite; check the model and the "
-            "fill's range"
+            f"{len(broken)} of {len(scores)} outputs are NaN or infinite, the first of image "
+            f"{int(broken[0])}; check the model and the fill's range"
         )

@@ -164,19 +164,22 @@ class _Block:
         yield from self._judged(OTHER, both, self._same | {"seed": self._options.seed + 1})
 
     def _judged(
-        self, draws: str, maps: Mapping[str, Mapping[str, Tensor]], same: Mapping[str, Any]
+        self,
+        draws: str,
+        maps: Mapping[evaluation.Goal, Mapping[str, Tensor]],
+        same: Mapping[str, Any],
     ) -> Iterator[tuple[str, Tensor]]:
         """By region perturbation, in both orders; and a random order."""
         options = self._options
-        size = options.region_size, options.steps
+        size, steps = options.region_size, options.steps
         for goal, of_methods in maps.items():
             curves = evaluation.region_perturbation(
-                self._module, self._x, self._target, of_methods, *size, goal, self._fill,
+                self._module, self._x, self._target, of_methods, size, steps, goal, self._fill,
                 options.repeats, **same,
             )  # fmt: skip
             yield from ((f"{draws}/{goal}/{name}", one.aopc()) for name, one in curves.items())
         chance = evaluation.region_perturbation(
-            self._module, self._x, self._target, None, *size, "random", self._fill,
+            self._module, self._x, self._target, None, size, steps, "random", self._fill,
             options.random, **same,
         )  # fmt: skip
         yield f"{draws}/random/{CHANCE}", chance.aopc()
@@ -198,7 +201,7 @@ class _Block:
 
 def spread(falls: Tensor, size: int, x: Tensor) -> Tensor:
     """The fall of each region, (N, rows, columns), as a map (N, 1, H, W) that sums to it."""
-    index = evaluation.Regions(*x.shape[2:], size).index
+    index = evaluation.Regions(x.shape[2], x.shape[3], size).index
     area = torch.bincount(index.flatten())
     return (falls.flatten(1) / area)[:, index][:, None]
 
