@@ -47,33 +47,33 @@ Block = tuple[Task, dict[str, Tensor], dict[str, str]]
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``judge`` to the command line."""
     judge = commands.add_parser("judge", help="measure a method of yours, and write its card")
-    judge.add_argument("method", nargs="?", help="file.py:function, module:Class, or a name")
+    judge.add_argument("methods", nargs="*", help="file.py:function, module:Class, or a name")
     judge.add_argument("--all", action="store_true", help="every method of this package instead")
     judge.add_argument("--work", type=Path, default=Path("judged"), help="folder of the blocks")
-    judge.add_argument("--out", type=Path, help="the card begins with this path; in --work if not")
+    judge.add_argument("--out", type=Path, help="the card, or the table of several, begins so")
     judge.add_argument("--tests", type=names, default=tuple(TESTS), help="some of the tests only")
     judge.add_argument("--dask", metavar="ADDRESS", help="scheduler whose workers compute")
     judge.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Judge one method, or all of the package, and write what was found."""
-    if bool(options.method) == options.all:
+    """Judge the methods one after another, and write what was found."""
+    if bool(options.methods) == options.all:
         raise SystemExit("give a method (file.py:function, module:Class, a name), or --all.")
     if unknown := [name for name in options.tests if name not in TESTS]:
         raise SystemExit(f"--tests: {unknown[0]!r} unknown; choose from {', '.join(TESTS)}.")
-    wanted = list(attribution.METHODS) if options.all else [options.method]
+    wanted = list(attribution.METHODS) if options.all else options.methods
     judged = []
     for name in wanted:
         subject = load_subject(name)
         work = options.work / slug(subject.name)
         found, refused = _judge(subject, name, work, options)
         frame, facts = card_frame(subject, found), _facts(subject, options.tests, refused)
-        out = options.out if options.out and not options.all else work / "card"
+        out = options.out if options.out and len(wanted) == 1 else work / "card"
         write_card(out, frame, facts)
         judged.append((frame, facts))
         print(f"{subject.name}: {len(frame)} lines, in {out}.md")
-    if options.all and options.out:
+    if options.out and len(wanted) > 1:
         frame = pd.concat([frame for frame, _ in judged])
         write_text(Path(f"{options.out}.csv"), frame.to_csv(index=False, float_format="%.6g"))
         record = {facts["method"]: facts for _, facts in judged}

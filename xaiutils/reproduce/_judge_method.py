@@ -25,10 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from xaiutils import attribution
-from xaiutils.graph.fingerprint import differences, fingerprint
+from xaiutils.graph.fingerprint import fingerprint
 from xaiutils.reproduce._explained import heatmap, weights
 
 _CALLED_WITH = ("model", "x", "target")
+_WATCHED = (
+    "its weights or buffers",
+    "its mode (training or evaluation)",
+    "whether its weights ask for gradients",
+)
 _OWN_MODULE = "xaiutils_judged"
 
 
@@ -74,13 +79,12 @@ class Subject:
         self._check_network(model, before, kept)
         return self._checked(found, x)
 
-    def _check_network(self, model: nn.Module, before: Any, kept: tuple[str, bool]) -> None:
-        changed = sorted({path or "the network itself" for path, _ in differences(
-            before, fingerprint(model))})  # fmt: skip
-        if _state(model)[0] != kept[0]:
-            changed.append("its weights or buffers")
-        if _state(model)[1] != kept[1]:
-            changed.append("its mode (training or evaluation)")
+    def _check_network(self, model: nn.Module, before: Any, kept: tuple[object, ...]) -> None:
+        after = fingerprint(model)
+        differing = {key for key in {**before, **after} if before.get(key) != after.get(key)}
+        changed = sorted({path or "the network itself" for path, _ in differing})
+        for what, one, other in zip(_WATCHED, kept, _state(model), strict=True):
+            changed += [what] if one != other else []
         if changed:
             raise MethodError(
                 f"{self.name} has changed the network: {', '.join(changed)}. Work on a copy "
@@ -234,8 +238,11 @@ def _options(function: Callable[..., Any], skip: int) -> str:
     return ", ".join(f"{p.name}={p.default!r}" for p in named if not callable(p.default))
 
 
-def _state(model: nn.Module) -> tuple[str, bool]:
-    return weights(model, "")["sha256"], model.training
+def _state(model: nn.Module) -> tuple[object, ...]:
+    """What a fingerprint leaves out, in the order of `_WATCHED`."""
+    modes = tuple(module.training for module in model.modules())
+    gradients = tuple(p.requires_grad for p in model.parameters())
+    return weights(model, "")["sha256"], modes, gradients
 
 
 @contextmanager

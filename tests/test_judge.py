@@ -1,0 +1,265 @@
+"""A method of a reader's, or of Captum's, from its file to a measured card."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from xaiutils import attribution, data, evaluation, models
+from xaiutils.reproduce import __main__ as command
+from xaiutils.reproduce import _dask, _judge
+from xaiutils.reproduce._card import verdicts
+from xaiutils.reproduce._judge_method import load_subject
+from xaiutils.reproduce._judge_tests import LINES, TESTS
+
+QUICK = "completeness,determinism,label,digits-looks"
+BLOCKS = 5 + 1 + 2 + 5
+MINE = '''
+"""Gradient times input, in ten lines."""
+
+import torch
+
+
+def heat(model, x, target, power=1):
+    x = x.clone().requires_grad_()
+    picked = model(x)[torch.arange(len(x)), target].sum()
+    (slope,) = torch.autograd.grad(picked, x)
+    return (slope * x).detach() ** power
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reader")
+    (path / "mine.py").write_text(MINE)
+    return path
+
+
+def judge(method, work, tests=QUICK, *more):
+    return command.main(["judge", str(method), f"--work={work}", f"--tests={tests}", *more])
+
+
+@pytest.fixture(scope="module")
+def work(folder):
+    assert judge(f"{folder / 'mine.py'}:heat", folder / "work") == 0
+    return folder / "work" / "mine.py-heat"
+
+
+def blocks(work):
+    return {path.name: load_file(path) for path in sorted(work.glob("*.safetensors"))}
+
+
+def assert_same(first, second, **tolerance):
+    assert list(first) == list(second)
+    for name, found in first.items():
+        assert found.keys() == second[name].keys()
+        for key, values in found.items():
+            torch.testing.assert_close(values, second[name][key], **tolerance)
+
+
+def test_a_readers_file_becomes_a_card_whose_numbers_are_those_of_a_naive_loop(work):
+    frame = pd.read_csv(work / "card.csv").set_index("line")
+    classifier = models.load_classifier("mnist_cnn").module
+    digits = data.mnist("test", source="embedded", per_class=5).images
+    gaps, lent_gaps = [], []
+    for start in range(0, 50, 10):
+        x = digits[start : start + 10]
+        scores = classifier(x)
+        target = scores.argmax(1)
+        empty = classifier(torch.zeros_like(x))
+        total = attribution.input_x_gradient(classifier, x, target).sum((1, 2, 3))
+        lent = evaluation.borrowed(total, target, seed=0)
+        for i in range(10):
+            fall = scores[i, target[i]] - empty[i, target[i]]
+            gaps.append(abs(total[i] - fall) / abs(fall))
+            lent_gaps.append(abs(lent[i] - fall) / abs(fall))
+    own, held = (torch.stack(found).detach().double() for found in (gaps, lent_gaps))
+    row = frame.loc["completeness"]
+    value = evaluation.bootstrap(own, method="bca")
+    lead = evaluation.bootstrap(held - own, method="bca")
+    assert (row["value"], row["low"], row["high"]) == pytest.approx(
+        (value.mean, value.low, value.high), rel=1e-3
+    )
+    assert (row["lead"], row["lead_low"], row["lead_high"]) == pytest.approx(
+        (lead.mean, lead.low, lead.high), rel=1e-3
+    )
+    assert row["p"] == pytest.approx(evaluation.sign_flip(held - own, tail="normal"), rel=0.1)
+    assert row["images"] == 50
+
+
+def test_the_card_has_every_attribute_and_every_line_with_interval_and_control(work):
+    card = (work / "card.md").read_text()
+    frame = pd.read_csv(work / "card.csv")
+    record = json.loads((work / "card.json").read_text())
+    expected = [key for name in QUICK.split(",") for key in TESTS[name].lines]
+    assert frame["line"].tolist() == [key for key in LINES if key in expected]
+    for column in ("low", "high", "control_value", "lead_low", "lead_high"):
+        assert frame[column].notna().all()
+    for attribute in ("Determinism", "Model agnosticism", "Label sensitivity", "Minimality"):
+        assert f"**{attribute}.**" in card
+    assert "`power=1`" in card
+    assert card.count("| borrowed map ") == 4
+    tested = frame.dropna(subset="p")
+    assert set(tested["line"]) == {"completeness", "determinism"}
+    assert tested["p_holm"].tolist() == pytest.approx(evaluation.holm(tested["p"].tolist()))
+    assert record["origin"].startswith("sha256 ")
+    assert record["method"] == "mine.py:heat"
+    assert record["weights"]["mnist_cnn"]["sha256"]
+
+
+def test_captums_methods_are_judged_as_ours(work, folder):
+    assert judge("captum.attr:InputXGradient", folder / "captum") == 0
+    captum = blocks(folder / "captum" / "captum.attr-InputXGradient")
+    # It is asked image by image, which rounds otherwise than ten at once.
+    assert_same(blocks(work), captum, atol=1e-4, rtol=1e-4)
+
+
+def test_a_killed_run_goes_on_with_nothing_lost_or_counted_twice(work, folder, tmp_path):
+    slow = (
+        "import sys, time; from xaiutils.reproduce import _judge, __main__ as command;"
+        "work = _judge.save;"
+        "_judge.save = lambda *a: (work(*a), time.sleep(0.2));"
+        "command.main(sys.argv[1:])"
+    )
+    typed = ["judge", f"{folder / 'mine.py'}:heat", f"--work={tmp_path}", f"--tests={QUICK}"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *typed],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    mine = tmp_path / "mine.py-heat"
+    while process.poll() is None and len(list(mine.glob("*.safetensors"))) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in mine.glob("*.safetensors")}
+    assert 3 <= len(kept) < BLOCKS
+    assert not (mine / "card.md").exists()
+    (mine / "label-01.safetensors.1.part").write_bytes(b"half a file")
+    judge(f"{folder / 'mine.py'}:heat", tmp_path)
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
+    assert_same(blocks(mine), blocks(work))
+    assert (mine / "card.csv").read_text() == (work / "card.csv").read_text()
+
+
+def test_the_workers_of_a_cluster_give_the_same_blocks(work, folder, tmp_path, monkeypatch):
+    def cluster(address, function, tasks):
+        there = pickle.loads(pickle.dumps(function))
+        return (there(task) for task in reversed(tasks))
+
+    monkeypatch.setattr(_dask, "results", cluster)
+    judge(f"{folder / 'mine.py'}:heat", tmp_path, QUICK, "--dask=tcp://somewhere")
+    assert_same(blocks(tmp_path / "mine.py-heat"), blocks(work))
+
+
+def test_a_worker_with_another_file_is_told_from_this_one(folder):
+    with pytest.raises(RuntimeError, match=r"this worker has read sha256 .* not sha256 other"):
+        _judge._on_worker(f"{folder / 'mine.py'}:heat", "sha256 other", ("determinism", 0))
+
+
+def test_a_changed_file_is_another_method(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE)
+    judge(f"{mine}:heat", tmp_path / "work", "determinism")
+    mine.write_text(MINE.replace("slope * x", "slope"))
+    with pytest.raises(SystemExit, match="belongs to another run: its origin is sha256"):
+        judge(f"{mine}:heat", tmp_path / "work", "determinism")
+
+
+def test_a_network_that_a_method_does_not_take_is_a_line_and_no_failure(tmp_path):
+    mine = tmp_path / "mine.py"
+    refuse = "    if x.shape[1] == 3:\n        raise TypeError('no colours')\n    x = x.clone()"
+    mine.write_text(MINE.replace("    x = x.clone()", refuse))
+    judge(f"{mine}:heat", tmp_path, "networks,photographs-looks,determinism")
+    card = (tmp_path / "mine.py-heat" / "card.md").read_text()
+    assert "`mnist_vit` yes, `efficientnet_lite0` no" in card
+    assert "Refused in the test *photographs-looks*: TypeError: no colours." in card
+    record = json.loads((tmp_path / "mine.py-heat" / "card.json").read_text())
+    assert record["refused"] == {"photographs-looks": "TypeError: no colours"}
+
+
+def test_shares_of_the_ceiling_are_ratios_of_means_and_networks_are_groups():
+    most = torch.linspace(1, 3, 10).double()
+    values = {"own": most / 2, "control": torch.zeros(10).double(), "most": most}
+    row = _judge._row("ceiling", values, grouped=False)
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((50, 50, 50))
+    assert (row["control_value"], row["lead"]) == pytest.approx((0, 50))
+    number = torch.arange(5).repeat_interleave(10)
+    values = {"own": number.double(), "control": torch.zeros(50).double(), "block": number}
+    row = _judge._row("truth/additive", values, grouped=True)
+    expected = evaluation.bootstrap(torch.arange(5.0), method="t")
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+
+
+def test_verdicts_follow_the_corrected_p_value():
+    rows = [("more", 1.0, 0.01), ("more", -1.0, 0.01), ("less", 1.0, 0.2), ("", 1.0, None)]
+    frame = pd.DataFrame(rows, columns=["better", "lead", "p_holm"])
+    assert verdicts(frame).tolist() == ["ahead", "behind", "open", ""]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return x[:, :, ::2]", r"must return maps of shape \(2, 1, 28, 28\) or \(2, 28, 28\)"),
+        ("return x * float('nan')", "NaN or infinity for 2 of 2 images, the first of them image 0"),
+        ("return x.numpy()", "must return a tensor, not ndarray"),
+        ("next(model.parameters()).data += 1; return x", "changed the network: .*its weights"),
+        ("model.train(); return x", "changed the network: .*its mode"),
+        ("model[0].register_forward_hook(print); return x", "raised an error on two digits"),
+        ("list(model.modules())[1].register_forward_hook(len); return x", "changed the network:"),
+        ("raise KeyError('no')", "raised an error on two digits: KeyError: 'no'"),
+    ],
+)
+def test_what_a_method_must_not_do(tmp_path, body, words):
+    (tmp_path / "bad.py").write_text(f"def heat(model, x, target):\n    {body}\n")
+    with pytest.raises(SystemExit, match=words):
+        judge(f"{tmp_path / 'bad.py'}:heat", tmp_path / "work", "determinism")
+    assert not list((tmp_path / "work").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        (None, "bad.py:heat", "there is no file .*bad.py; give the path from"),
+        ("def warm(): pass", "bad.py:heat", "has no 'heat'; it has warm"),
+        ("heat = 3", "bad.py:heat", "heat in .* is int, not a function"),
+        ("def heat(model, x): pass", "bad.py:heat", "cannot be called as f.model, x, target.: too"),
+        ("import nothing_like_it", "bad.py:heat", "cannot be run: ModuleNotFoundError"),
+        ("class Heat: pass", "bad.py:Heat", "class without a method 'attribute'"),
+        (None, "no_such_package:heat", "no_such_package cannot be imported"),
+        (None, "captum.attr:LayerGradCam", "cannot be made of the model alone .*missing"),
+        (None, "lpr", "'lpr' is no method of this package .gradient, "),
+    ],
+)
+def test_methods_that_are_not_there(tmp_path, monkeypatch, content, name, words):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "bad.py").write_text(content)
+    with pytest.raises(SystemExit, match=words):
+        load_subject(name)
+
+
+def test_the_command_line_refuses_what_it_cannot_do(tmp_path):
+    with pytest.raises(SystemExit, match=r"give a method .* or --all"):
+        command.main(["judge"])
+    with pytest.raises(SystemExit, match="'taste' unknown; choose from digits-uniform"):
+        judge("lrp", tmp_path, "taste")
+
+
+def test_global_random_numbers_are_the_methods_own_affair():
+    subject = load_subject("random")
+    model = models.load_classifier("mnist_cnn").module
+    x = data.mnist("test", source="embedded").images[:2]
+    before = torch.get_rng_state()
+    first, again, other = (subject(model, x, torch.tensor([0, 1]), seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
