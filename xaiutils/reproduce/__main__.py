@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from xaiutils.reproduce import (
+    _cards,
     _ceiling,
     _choices,
     _claims,
@@ -13,8 +14,8 @@ from xaiutils.reproduce import (
     _dmbp,
     _dmbp_oracle,
     _grad_lam,
-    _known_truth,
     _judge,
+    _known_truth,
     _measure,
     _picture,
     _samek,
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         description="Make the weights and the tables that the book reads.",
     )
     commands = top.add_subparsers(dest="command", required=True)
+    _cards.add_command(commands)
     _ceiling.add_command(commands)
     _choices.add_command(commands)
     _claims.add_command(commands)

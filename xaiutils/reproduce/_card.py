@@ -76,10 +76,10 @@ def verdicts(frame: pd.DataFrame) -> pd.Series:
 
 
 def body(frame: pd.DataFrame, record: Mapping[str, Any], level: int = 2) -> str:
-    """All attributes with their lines."""
+    """All attributes with their lines; without headings at level 0."""
     parts = []
     for category, attributes in ATTRIBUTES.items():
-        parts.append(f"{'#' * level} {category}\n")
+        parts.append(f"{'#' * level} {category}\n" if level else f"*{category}*\n")
         parts += [
             _attribute(name, question, frame, record) for name, question in attributes.items()
         ]
@@ -120,14 +120,15 @@ def _refusal(attribute: str, record: Mapping[str, Any]) -> str:
 def _line(row: pd.Series, verdict: str) -> str:
     few = f", {row['images']:.0f} images" if row["images"] < _FEW else ""
     what = f"{row['what']} ({row['on']}{few})"
-    value = _interval(row["value"], row["low"], row["high"])
-    lead = _interval(row["lead"], row["lead_low"], row["lead_high"], signed=True)
+    value = interval_text(row["value"], row["low"], row["high"])
+    lead = interval_text(row["lead"], row["lead_low"], row["lead_high"], signed=True)
     return f"| {what} | {value} | {row['control']} {_number(row['control_value'])} | {lead}" + (
         f" {verdict} |" if verdict else " |"
     )
 
 
-def _interval(mean: float, low: float, high: float, signed: bool = False) -> str:
+def interval_text(mean: float, low: float, high: float, signed: bool = False) -> str:
+    """A mean with its interval, three digits each."""
     mark = "+" if signed and mean > 0 else ""
     return f"{mark}{_number(mean)} [{_number(low)}, {_number(high)}]"
 
