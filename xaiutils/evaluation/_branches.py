@@ -2,7 +2,8 @@
 
 Region perturbation goes on from step to step, and `Incremental` keeps the latest value of every
 pixel. Here nothing is kept: each alternative is the state with one region replaced, and the next
-alternative starts from the same state again.
+alternative starts from the same state again. Recomputing windows for occlusion is due to Nakandala,
+Kumar and Papakonstantinou 2019, who report up to five times fewer seconds for exact results.
 """
 
 from __future__ import annotations
@@ -238,7 +239,8 @@ class _Group:
             own.append((places >= first[:, None]) & (places <= last[:, None]))
             outside = outside or bool((places >= side.length).any())
         rows, columns = (places.int().to(self._device) for places in read)
-        return _Places(rows, columns, *(inside.to(self._device) for inside in own), outside)
+        own_rows, own_columns = (inside.to(self._device) for inside in own)
+        return _Places(rows, columns, own_rows, own_columns, outside)
 
     @staticmethod
     def _chosen(places: _Places, spans: Places) -> _Places:

@@ -67,7 +67,8 @@ def search(
     lowest (for ``goal="lerf"``: highest), in the mean over the repetitions. A wider beam keeps
     several orders at each step: those whose curves so far have the largest area, one for each set
     of replaced regions, since what follows depends on the set alone. With a beam as wide as there
-    are sets, the order that is returned is the best there is.
+    are sets, the order that is returned is the best there is. That such measures can be solved by
+    a beam search, instead of asking a heatmap, was pointed out by Zhou and Shah 2023.
 
     What is found can be done; it is not the best. Greedy search is a lower bound on the ceiling: a
     region may be worth nothing alone and much together with others. And the order is chosen on the

@@ -75,7 +75,7 @@ class Trials:
                 self._network = _folded(runner.model, draws.x)
                 _check_start(self._network, draws.x, outputs)
             if isinstance(self._network, graph.Graph) and runner.output == "logit":
-                classes, places = self._targets.unique(return_inverse=True)
+                classes, places = torch.unique(self._targets, return_inverse=True)
                 if (fewer := only_classes(self._network, classes)) is not None:
                     self._network, self._targets = fewer, places
             check_finite(self.start, torch.arange(len(self.start)))
@@ -168,7 +168,7 @@ class Trials:
 
     def _pictures(self, states: States, which: Tensor, gone: Tensor) -> Tensor:
         pictures = self._draws.x[[states.images[i] for i in which.tolist()]]
-        for state in which.unique().tolist():
+        for state in sorted(set(which.tolist())):
             rows = which == state
             replacement = states.replacements[state]
             filled = replacement(gone[rows]) if callable(replacement) else replacement

@@ -493,8 +493,9 @@ def _unpadded(operation: Operation) -> Operation | None:
 
 def _weights(node: Node) -> int:
     operation = node.operation
-    layer = isinstance(operation, (ops.Convolution, ops.Dense))
-    return operation.weight.numel() if layer else 0
+    if isinstance(operation, (ops.Convolution, ops.Dense)):
+        return operation.weight.numel()
+    return 0
 
 
 def _cost(node: Node) -> float:
