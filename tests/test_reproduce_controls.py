@@ -53,6 +53,10 @@ def test_a_run_that_is_killed_goes_on_where_it_was(digits, tmp_path, monkeypatch
         controls(tmp_path / "killed")
     assert len(list((tmp_path / "killed/work").glob("images-*.safetensors"))) == 1
     assert not tables(tmp_path / "killed")
+    controls(tmp_path / "killed", "--there")  # what there is so far
+    record = json.loads((tmp_path / "killed/table.json").read_text())
+    assert record["measured"] == list(range(6))
+    assert set(pd.read_csv(tmp_path / "killed/table-areas.csv")["images"]) == {6}
     calls.clear()
     monkeypatch.setattr(evaluation, "region_perturbation", measure)
     controls(tmp_path / "killed")
@@ -188,12 +192,13 @@ def test_every_fill_can_be_asked_for(digits, tmp_path):
         ("--images=0:3", "at least 6"),
         ("--images=0:8", "fewer than three"),
         ("--block=2", "--block 2"),
+        ("--there", "no block is in"),
     ],
 )
 def test_bad_options_are_refused(digits, tmp_path, change, said):
     with pytest.raises(SystemExit, match=said):
         controls(tmp_path, change)
-    assert not (tmp_path / "work").exists()
+    assert not list(tmp_path.glob("work/images-*"))
 
 
 def test_a_training_on_deletions_begins_with_the_digit_network(digits, tmp_path):

@@ -66,9 +66,13 @@ def by_blocks(
     parts = []
     for first in tqdm(range(0, len(numbers), size), unit="blocks"):
         block = numbers[first : first + size]
-        path = work / f"images-{block.start:06}.safetensors"
-        parts.append(kept(path, partial(compute, block)))
+        parts.append(kept(block_path(work, block), partial(compute, block)))
     return {name: torch.cat([part[name] for part in parts]) for name in sorted(parts[0])}
+
+
+def block_path(work: Path, block: range) -> Path:
+    """Where the results of these images are stored."""
+    return work / f"images-{block.start:06}.safetensors"
 
 
 def save(path: Path, found: Mapping[str, Tensor], notes: dict[str, str] | None = None) -> None:
