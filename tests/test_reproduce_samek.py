@@ -261,6 +261,24 @@ def test_an_area_of_fewer_steps_and_the_axis(whole, tmp_path, monkeypatch):
         merge(whole, tmp_path / "three", "--steps=7")
 
 
+def test_how_well_the_images_agree_on_the_paper_s_three_methods():
+    generator = torch.Generator().manual_seed(0)
+    methods = [*_samek_tables.PAPER, "random"]
+    areas = {
+        ("blur", order, method): torch.rand(20, generator=generator, dtype=torch.float64)
+        for order in ("morf", "lerf")
+        for method in methods
+    }
+    rows = {row["measure"]: row for row in _samek_tables._agreed(areas)}
+    assert set(rows) == {"aopc_morf", "aopc_lerf", "abpc"}
+    three = torch.stack([areas["blur", "morf", method] for method in methods[:3]])
+    ranks = three.argsort(dim=0).argsort(dim=0).double()
+    expected = 1 - sum(ranks[k].var() for k in range(3)) / 3 / ranks.var()
+    assert rows["aopc_morf"]["alpha"] == pytest.approx(expected.item())
+    assert rows["aopc_morf"]["images"] == 20
+    assert _samek_tables._agreed({k: v for k, v in areas.items() if k[2] != methods[0]}) == []
+
+
 def test_other_methods_are_added_to_tables_of_the_same_pictures(whole, tmp_path):
     merge(whole, tmp_path / "t")
     before = pd.read_csv(tmp_path / "t-areas.csv")
