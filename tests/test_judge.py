@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import __main__ as command
-from xaiutils.reproduce import _dask, _judge
+from xaiutils.reproduce import _cards, _dask, _judge
 from xaiutils.reproduce._card import verdicts
 from xaiutils.reproduce._judge_method import load_subject
 from xaiutils.reproduce._judge_tests import LINES, TESTS
@@ -106,7 +106,7 @@ def test_the_card_has_every_attribute_and_every_line_with_interval_and_control(w
     for attribute in ("Determinism", "Model agnosticism", "Label sensitivity", "Minimality"):
         assert f"**{attribute}.**" in card
     assert "`power=1`" in card
-    assert card.count("| borrowed map ") == 4
+    assert card.count(" against borrowed map ") == 4
     tested = frame.dropna(subset="p")
     assert set(tested["line"]) == {"completeness", "determinism"}
     assert tested["p_holm"].tolist() == pytest.approx(evaluation.holm(tested["p"].tolist()))
@@ -263,3 +263,31 @@ def test_global_random_numbers_are_the_methods_own_affair():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_page_has_a_card_for_each_method_and_a_score_board(tmp_path, monkeypatch):
+    rows, heads = [], list(_cards.SHOWN)
+    for name, lead in (("one_way", 1.0), ("another", 2.0)):
+        for line in heads:
+            facts = LINES[line]
+            numbers = {"value": lead, "low": lead - 0.5, "high": lead + 0.5, "control_value": 0.0}
+            numbers |= {"lead": lead, "lead_low": lead - 0.5, "lead_high": lead + 0.5}
+            said = {"attribute": facts.attribute, "line": line, "what": facts.what, "on": facts.on}
+            said |= {"control": facts.control, "better": facts.better}
+            p_holm = 0.01 if name == "another" else 0.5
+            rows.append({"method": name} | said | numbers | {"p_holm": p_holm, "images": 50})
+    about = {"methods": {name: {"refused": {}, "options": ""} for name in ("one_way", "another")}}
+    about |= {"date": "", "versions": {}}
+    monkeypatch.setattr(_cards, "table", lambda name: pd.DataFrame(rows))
+    monkeypatch.setattr(_cards, "record", lambda name: about)
+    assert command.main(["cards", f"--out={tmp_path}"]) == 0
+    page = (tmp_path / "cards.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    board = page.split("## The cards")[0].splitlines()
+    assert board[0] == "| method | digits | photographs | trigger | suppressor |"
+    assert board[2] == "| another |" + " +2 [1.5, 2.5] |" * 4
+    assert board[3] == "| one way |" + " +1 [0.5, 1.5] |" * 4
+    assert "digits: 1 of 2 ahead, 0 behind" in page
+    assert page.count("{dropdown}") == 2
+    assert page.count("+2 [1.5, 2.5] ahead |") == 4
+    assert page.count("+1 [0.5, 1.5] open |") == 4
+    assert (tmp_path / "cards.png").read_bytes().startswith(b"\x89PNG")

@@ -33,6 +33,7 @@ _UNMEASURED = {
     "Semantic directness": "Not measured: its definition says it, or nothing does.",
 }
 _SURE = 0.05
+_TOGETHER = "\N{NO-BREAK SPACE}"  # an interval is not torn apart on a narrow page
 _FEW = 10
 
 
@@ -102,7 +103,7 @@ def _attribute(name: str, question: str, frame: pd.DataFrame, record: Mapping[st
         return f"{start} {', '.join(taken)}.\n"
     said = verdicts(rows)
     lines = [_line(row, said[index]) for index, row in rows.iterrows()]
-    table = "| what | value | control | lead |\n|---|---|---|---|\n" + "\n".join(lines)
+    table = "| what | value, control | lead |\n|---|---|---|\n" + "\n".join(lines)
     return f"{start}\n\n{table}\n" + (f"\n{note}\n" if (note := _refusal(name, record)) else "")
 
 
@@ -122,15 +123,14 @@ def _line(row: pd.Series, verdict: str) -> str:
     what = f"{row['what']} ({row['on']}{few})"
     value = interval_text(row["value"], row["low"], row["high"])
     lead = interval_text(row["lead"], row["lead_low"], row["lead_high"], signed=True)
-    return f"| {what} | {value} | {row['control']} {_number(row['control_value'])} | {lead}" + (
-        f" {verdict} |" if verdict else " |"
-    )
+    held = f"{row['control']} {_number(row['control_value'])}"
+    return f"| {what} | {value} against {held} | {lead} {verdict}".rstrip() + " |"
 
 
 def interval_text(mean: float, low: float, high: float, signed: bool = False) -> str:
     """A mean with its interval, three digits each."""
     mark = "+" if signed and mean > 0 else ""
-    return f"{mark}{_number(mean)} [{_number(low)}, {_number(high)}]"
+    return f"{mark}{_number(mean)} [{_number(low)},{_TOGETHER}{_number(high)}]"
 
 
 def _number(value: float) -> str:
