@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from xaiutils import attribution, data, evaluation, models
@@ -63,6 +64,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     ceiling.add_argument("--random", type=int, default=5, help="random orders for each image")
     ceiling.add_argument("--seed", type=int, default=0)
     ceiling.add_argument("--shard", type=shard, help="i/n: the i-th of n parts, without tables")
+    ceiling.add_argument(
+        "--so-far", action="store_true", help="tables of the blocks that are there; no others"
+    )
     ceiling.set_defaults(run=run)
 
 
@@ -89,11 +93,22 @@ def run(options: argparse.Namespace) -> int:
     if options.shard is not None:
         by_blocks(options.work, _part(numbers, *options.shard), _BLOCK, compute)
         return 0
-    found = by_blocks(options.work, numbers, _BLOCK, compute)
+    if options.so_far:
+        found = _so_far(options.work)
+    else:
+        found = by_blocks(options.work, numbers, _BLOCK, compute)
     _write(options.out, found)
-    record = provenance(command_line(), **plan, images=len(numbers))
+    record = provenance(command_line(), **plan, images=len(next(iter(found.values()))))
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
     return 0
+
+
+def _so_far(work: Path) -> Areas:
+    """What lies in the work folder, of at least two images."""
+    parts = [load_file(path) for path in sorted(work.glob("*.safetensors"))]
+    if not parts:
+        raise SystemExit(f"--so-far: {work} holds no block yet.")
+    return {name: torch.cat([part[name] for part in parts]) for name in sorted(parts[0])}
 
 
 def _part(numbers: range, number: int, shards: int) -> range:
