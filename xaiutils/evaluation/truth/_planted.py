@@ -144,4 +144,5 @@ def _loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _right(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return (network(images).argmax(1) == labels).double().mean().item()
+    right: Tensor = network(images).argmax(1) == labels
+    return right.double().mean().item()
