@@ -57,7 +57,7 @@ from xaiutils.evaluation._statistics import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import matplotlib.figure
 
 _PAPER_SIDE = 9  # pixels a region, of images that are at least so large:
 _LARGE = 96
@@ -295,7 +295,7 @@ class Report:
     per_image: Mapping[tuple[str, str, str], Tensor] = field(repr=False)
     level: float = 0.95
 
-    def figure(self) -> Figure:
+    def figure(self) -> matplotlib.figure.Figure:
         """Draw every measure: on the left the maps and their controls, on the right the gains.
 
         Returns:
