@@ -287,6 +287,9 @@ def test_the_page_has_a_card_for_each_method_and_a_score_board(tmp_path, monkeyp
     assert board[2] == "| another |" + " +2 [1.5, 2.5] |" * 4
     assert board[3] == "| one way |" + " +1 [0.5, 1.5] |" * 4
     assert "digits: 1 of 2 ahead, 0 behind" in page
+    assert (
+        f"{len(attribution.METHODS)} of the {len(attribution.METHODS)} methods have no card" in page
+    )
     assert page.count("{dropdown}") == 2
     assert page.count("+2 [1.5, 2.5] ahead |") == 4
     assert page.count("+1 [0.5, 1.5] open |") == 4

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pandas as pd
 
+from xaiutils import attribution
 from xaiutils.reproduce._card import body, interval_text, summary, verdicts
 from xaiutils.reproduce._provenance import write_text
 from xaiutils.reproduce.results import folder, record, table
@@ -58,7 +59,7 @@ def page(frame: pd.DataFrame, about: Mapping[str, Any]) -> str:
         about: The record beside it.
     """
     methods = ranked(frame)
-    parts = [_board(frame, methods), _counted(frame), "## The cards\n"]
+    parts = [_board(frame, methods), _counted(frame), _missing(frame), "## The cards\n"]
     for name in methods:
         mine = frame[frame["method"] == name]
         facts = {**about["methods"][name], **{k: about[k] for k in ("date", "versions")}}
@@ -78,6 +79,18 @@ def _counted(frame: pd.DataFrame) -> str:
             ahead, behind = ((words == word).sum() for word in ("ahead", "behind"))
             parts.append(f"{head}: {ahead} of {len(words)} ahead, {behind} behind")
     return f"After the correction, {'; '.join(parts)}. The others are open.\n"
+
+
+def _missing(frame: pd.DataFrame) -> str:
+    """What was not run is said, and not left to be noticed."""
+    methods = [name for name in attribution.METHODS if name not in set(frame["method"])]
+    columns = [head for line, head in SHOWN.items() if line not in set(frame["line"])]
+    said = []
+    if methods:
+        said.append(f"{len(methods)} of the {len(attribution.METHODS)} methods have no card yet.")
+    if columns:
+        said.append(f"Not run yet for any of these cards: {', '.join(columns)}.")
+    return " ".join(said) + "\n" if said else ""
 
 
 def ranked(frame: pd.DataFrame) -> list[str]:
