@@ -79,7 +79,7 @@ def centre_prior(x: Tensor) -> Tensor:
         x: Images, (N, C, H, W); only their shape is looked at.
 
     Returns:
-        (N, 1, H, W): 1 in the middle, 0 in the corners, less with the square of the distance.
+        (N, 1, H, W), 1 in the middle, 0 in the corners, less with the square of the distance.
 
     Raises:
         ValueError: `x` is of another shape.
@@ -101,7 +101,7 @@ def picture_as_map(x: Tensor, reference: float | Tensor = 0.0) -> Tensor:
             (C, H, W), such as the mean image.
 
     Returns:
-        (N, 1, H, W): the Euclidean norm of the difference over the channels.
+        (N, 1, H, W), the Euclidean norm of the difference over the channels.
 
     Raises:
         ValueError: `x` is of another shape.

@@ -135,7 +135,7 @@ def order_map(curves: Curves) -> Tensor:
         curves: From `search`, or from `region_perturbation` in an order that a map gave.
 
     Returns:
-        (N, 1, H, W) on the device of the images: relevance that sums over a region to its place in
+        (N, 1, H, W) on the device of the images, relevance that sums over a region to its place in
         the order, counted from the end. What `search` found with the goal "morf" is to be read in
         the order "morf", the other in the order "lerf"; the regions' scores must be sums.
 
@@ -179,7 +179,7 @@ def share_of_ceiling(
         seed: Of the draws.
 
     Returns:
-        Per cent: 0 for chance, 100 for the best order, negative for worse than chance; with the
+        Per cent, 0 for chance, 100 for the best order, negative for worse than chance; with the
         interval, whose end is infinite where the best order is not surely above chance.
 
     Raises:

@@ -33,7 +33,7 @@ def slic_segments(x: Tensor, segments: int = 100, compactness: float = 10.0) -> 
         compactness: How much a segment's shape counts against its colour, above 0.
 
     Returns:
-        (N, H, W) int64 on the CPU: the number of each pixel's segment, from 0 in each image.
+        The number of each pixel's segment, from 0 in each image; (N, H, W) int64 on the CPU.
 
     Raises:
         ValueError: `x` is of another shape, or holds NaN or infinity.

@@ -65,7 +65,7 @@ class MethodWins(Widget):
     def __init__(
         self,
         table: pd.DataFrame,
-        questions: Questions,
+        questions: Mapping[str, Mapping[Any, str]],
         methods: Mapping[str, str],
         *,
         smaller: Sequence[Any] = (),
@@ -115,8 +115,8 @@ class MethodWins(Widget):
         """In how many ways each method is first.
 
         Returns:
-            A row for each method, in the order given: its `method`, `wins`, and how many of these
-            are `surely` so.
+            A row for each method in the order given, with its `method`, `wins`, and how many of
+            these are `surely` so.
         """
         first = self._places == 1
         surely = first & (self._numbers[..., 3] < SURE)
