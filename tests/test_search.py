@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from xaiutils import evaluation, graph
-from xaiutils.evaluation._trials import only_classes
+from xaiutils.windows import only_classes
 
 REGIONS = evaluation.Regions(12, 12, 4)
 

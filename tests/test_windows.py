@@ -8,8 +8,7 @@ from small_networks import SMALL, random_network, real, small
 from torch import nn
 
 from xaiutils import data, evaluation, graph, models
-from xaiutils.evaluation._branches import Branches
-from xaiutils.evaluation._windows import Incremental, Windows
+from xaiutils.windows import Branches, Incremental, Windows
 
 RUN = evaluation.region_perturbation
 few = settings(max_examples=15, deadline=None)

@@ -1,7 +1,7 @@
 """xaiutils: attribution maps, derived, run on real networks, and measured.
 
 The package behind the book *Heatmaps Under Test*. Data flows one way through its modules:
-``data -> models -> graph -> attribution -> evaluation -> plot / widgets``.
+``data -> models -> graph -> windows -> attribution -> evaluation -> plot / widgets``.
 """
 
 __version__ = "0.1.0"

@@ -46,7 +46,7 @@ from xaiutils.evaluation._perturbation import (
     Order,
     region_perturbation,
 )
-from xaiutils.evaluation._regions import Edge, Reduce, Regions, count_ties, morf_ranks
+from xaiutils.evaluation._ranks import count_ties, morf_ranks
 from xaiutils.evaluation._report import (
     CONTROLS,
     MEASURES,
@@ -81,7 +81,7 @@ from xaiutils.evaluation._statistics import (
     sign_flip,
 )
 from xaiutils.evaluation._subsets import SubsetFalls, subset_falls
-from xaiutils.evaluation._windows import Windows
+from xaiutils.windows import Edge, Reduce, Regions, Windows
 
 __all__ = [
     "CONTROLS",

@@ -24,13 +24,14 @@ from xaiutils.evaluation._perturbation import (
     checked_regions,
     region_perturbation,
 )
-from xaiutils.evaluation._regions import Edge, morf_ranks
+from xaiutils.evaluation._ranks import morf_ranks
 from xaiutils.evaluation._subsets import (
     falls_without,
     prepared,
     region_relevance,
     subset_falls,
 )
+from xaiutils.windows import Edge
 
 _SIZES = 8  # of sensitivity_n, if none are given
 _LARGEST_SHARE = 0.8  # of the regions, likewise

@@ -26,7 +26,7 @@ from xaiutils import graph
 from xaiutils.attribution import Target
 from xaiutils.attribution._common import resolve_target
 from xaiutils.evaluation._pictures import Draws, Perturbation, Replacement, replaced
-from xaiutils.evaluation._windows import Incremental, Windows
+from xaiutils.windows import Incremental, Windows
 
 OutputName = Literal["logit", "probability"]
 Output = OutputName | Callable[[Tensor, Tensor], Tensor]

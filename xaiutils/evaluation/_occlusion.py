@@ -18,9 +18,9 @@ from xaiutils.evaluation._perturbation import (
     checked_regions,
     checked_runner,
 )
-from xaiutils.evaluation._regions import Edge, Regions
 from xaiutils.evaluation._sanity import rank_correlation
 from xaiutils.evaluation._trials import States, Trials
+from xaiutils.windows import Edge, Regions
 
 
 def region_occlusion(

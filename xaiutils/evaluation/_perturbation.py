@@ -15,7 +15,7 @@ from xaiutils.evaluation._curves import BY_LOT, Curves
 from xaiutils.evaluation._fills import FILLS, Fill
 from xaiutils.evaluation._jobs import OUTPUTS, Output, Runner
 from xaiutils.evaluation._pictures import Block, Draws, Perturbation
-from xaiutils.evaluation._regions import EDGES, REDUCTIONS, Edge, Reduce, Regions
+from xaiutils.windows import EDGES, REDUCTIONS, Edge, Reduce, Regions
 
 Order = Literal["morf", "lerf", "random", "block"]
 FillName = Literal[

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from xaiutils.evaluation._fills import BlindFill, Fill, SeeingFill
-from xaiutils.evaluation._regions import Regions, count_ties, morf_ranks
+from xaiutils.evaluation._ranks import count_ties, morf_ranks
+from xaiutils.windows import Regions
 
 Replacement = Tensor | Callable[[Tensor], Tensor]
 

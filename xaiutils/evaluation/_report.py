@@ -44,7 +44,7 @@ from xaiutils.evaluation._perturbation import (
     region_perturbation,
 )
 from xaiutils.evaluation._pictures import Draws
-from xaiutils.evaluation._regions import Edge, Reduce, Regions, count_ties
+from xaiutils.evaluation._ranks import count_ties
 from xaiutils.evaluation._segments import irof
 from xaiutils.evaluation._statistics import (
     FEW_IMAGES,
@@ -55,6 +55,7 @@ from xaiutils.evaluation._statistics import (
     holm,
     sign_flip,
 )
+from xaiutils.windows import Edge, Reduce, Regions
 
 if TYPE_CHECKING:
     import matplotlib.figure

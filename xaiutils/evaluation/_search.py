@@ -26,7 +26,6 @@ from xaiutils.evaluation._perturbation import (
     checked_runner,
 )
 from xaiutils.evaluation._pictures import Draws, Perturbation, Replacement
-from xaiutils.evaluation._regions import Edge
 from xaiutils.evaluation._statistics import (
     FEW_IMAGES,
     FewImagesWarning,
@@ -35,6 +34,7 @@ from xaiutils.evaluation._statistics import (
     _drawn,
 )
 from xaiutils.evaluation._trials import States, Trials
+from xaiutils.windows import Edge
 
 Goal = Literal["morf", "lerf"]
 

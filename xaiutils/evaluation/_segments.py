@@ -19,7 +19,7 @@ from xaiutils.evaluation._perturbation import (
     checked_runner,
 )
 from xaiutils.evaluation._pictures import Perturbation
-from xaiutils.evaluation._regions import Regions
+from xaiutils.windows import Regions
 
 
 def slic_segments(x: Tensor, segments: int = 100, compactness: float = 10.0) -> Tensor:

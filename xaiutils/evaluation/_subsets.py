@@ -25,8 +25,8 @@ from xaiutils.evaluation._perturbation import (
     checked_runner,
 )
 from xaiutils.evaluation._pictures import Draws, Perturbation, generator
-from xaiutils.evaluation._regions import Edge
 from xaiutils.evaluation._sanity import correlation
+from xaiutils.windows import Edge
 
 
 @dataclass(frozen=True, eq=False)

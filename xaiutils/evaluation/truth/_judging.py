@@ -20,9 +20,9 @@ from xaiutils.evaluation._controls import borrowed
 from xaiutils.evaluation._curves import Curves, abpc, own_minus_borrowed
 from xaiutils.evaluation._fills import Fill, Uniform
 from xaiutils.evaluation._perturbation import region_perturbation
-from xaiutils.evaluation._regions import Regions
 from xaiutils.evaluation._segments import irof
 from xaiutils.evaluation.truth._instrument import Instrument
+from xaiutils.windows import Regions
 
 Metric = Callable[[nn.Module, Tensor, Tensor, Tensor, int], Tensor]
 """``metric(model, x, target, maps, seed)`` gives (N,), larger for better maps."""

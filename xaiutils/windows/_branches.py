@@ -14,16 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xaiutils.evaluation._windows import (
-    Places,
-    Side,
-    Span,
-    Windows,
-    as_images,
-    as_pixels,
-    chosen,
-)
 from xaiutils.graph.running import Graph
+from xaiutils.windows._pixels import as_images, as_pixels
+from xaiutils.windows._plan import Places, Side, Span, Windows, chosen
 
 _OUTSIDE = 2  # pixels of each state that stand for what is outside: zeros, minus infinity
 _MOST_CLASSES = 3  # of rows and of columns, by their distance from the border
