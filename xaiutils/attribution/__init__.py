@@ -86,6 +86,15 @@ from xaiutils.attribution._rules import (
     Zero,
     ZPlus,
 )
+from xaiutils.attribution._targets import (
+    Contrast,
+    Difference,
+    LogOdds,
+    LogProbability,
+    Margin,
+    Probability,
+    value_of,
+)
 from xaiutils.graph.errors import UnpreprocessedWarning
 
 METHODS: dict[str, Callable[..., Any]] = Named(
@@ -141,6 +150,8 @@ __all__ = [
     "AlphaBeta",
     "Composite",
     "Conditions",
+    "Contrast",
+    "Difference",
     "Disentangled",
     "Epsilon",
     "Extraction",
@@ -152,12 +163,16 @@ __all__ = [
     "LatentMaps",
     "LatentMean",
     "LayerRelevance",
+    "LogOdds",
+    "LogProbability",
+    "Margin",
     "Network",
     "NonlinearRule",
     "NonlinearStep",
     "Objective",
     "Outcome",
     "Pass",
+    "Probability",
     "Purity",
     "Ratio",
     "RelevanceExplosionWarning",
@@ -194,4 +209,5 @@ __all__ = [
     "relax",
     "sensitivity",
     "smoothgrad",
+    "value_of",
 ]

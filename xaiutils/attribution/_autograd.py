@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from xaiutils import graph
 from xaiutils.attribution._common import (
     Network,
+    Resolved,
     Target,
-    positions_of,
+    explained_of,
     precise,
     prepare,
     same_draws,
@@ -64,12 +65,12 @@ class Differentiated:
             return precise(self._run(x))
 
     @graph.undisturbed
-    def slopes(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """Return the gradient of one position in each image's output, (N, ...) like ``x``.
+    def slopes(self, x: Tensor, explained: Resolved) -> Tensor:
+        """Return the gradient of what is explained of each image, (N, ...) like ``x``.
 
         Args:
             x: The images (N, ...).
-            positions: One position in the flattened output for each image; None: the largest.
+            explained: What is explained of the outputs.
 
         Raises:
             ValueError: If autograd finds no way from the output to ``x``.
@@ -77,16 +78,16 @@ class Differentiated:
         given = x.detach().clone()
         with same_draws(x), torch.enable_grad():
             given.requires_grad_()
-            return precise(self._derivative(self._run(given), given, positions))
+            return precise(self._derivative(self._run(given), given, explained))
 
     @graph.undisturbed
-    def maps(self, layer: str, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+    def maps(self, layer: str, x: Tensor, explained: Resolved) -> tuple[Tensor, Tensor]:
         """Return the output of a layer, and the gradient with respect to it.
 
         Args:
             layer: The path of a module; of one that is used several times this is the last use.
             x: The images (N, ...).
-            positions: One position in the flattened output for each image; None: the largest.
+            explained: What is explained of the outputs.
 
         Raises:
             ValueError: If there is no such module, it returns no tensor, or autograd finds no way
@@ -107,7 +108,7 @@ class Differentiated:
                 output = self._run(given)
                 if not found or not isinstance(found[-1], Tensor):
                     raise ValueError(f"layer {layer!r} is not called, or returns no tensor")
-                slopes = self._derivative(output, found[-1], positions)
+                slopes = self._derivative(output, found[-1], explained)
         finally:
             handle.remove()
         return precise(found[-1]), precise(slopes)
@@ -123,8 +124,8 @@ class Differentiated:
         network = _Replaced(self._copy, self._tensors) if self._tensors else self._copy
         return graph.outputs_of(network, x.to(self._type), self._output)
 
-    def _derivative(self, output: Tensor, inner: Tensor, positions: Tensor | None) -> Tensor:
-        start = start_signal(positions, output.detach())
+    def _derivative(self, output: Tensor, inner: Tensor, explained: Resolved) -> Tensor:
+        start = start_signal(explained, output.detach())
         slopes = None
         if output.requires_grad and inner.requires_grad:
             (slopes,) = torch.autograd.grad(output, inner, start, allow_unused=True)
@@ -167,13 +168,13 @@ def _precise_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def prepare_slopes(
     model: Network, x: Tensor, target: Target, output: Output
-) -> tuple[graph.Graph | Differentiated, Tensor, Tensor | None]:
+) -> tuple[graph.Graph | Differentiated, Tensor, Resolved]:
     """Do as :func:`prepare`; a network that cannot be read will be differentiated by autograd."""
     try:
         return prepare(model, x, target, output=output)
     except GraphError as refusal:
         network = differentiated(model, x, output, refusal)
-    return network, precise(x), positions_of(target, x, network.output_shape)
+    return network, precise(x), explained_of(target, x, network.output_shape)
 
 
 def differentiated(
@@ -188,8 +189,8 @@ def differentiated(
         raise refusal from None
 
 
-def slopes_of(network: graph.Graph | Differentiated, x: Tensor, positions: Tensor | None) -> Tensor:
-    """Return the gradient of one position in each image's output, (N, ...) like ``x``."""
+def slopes_of(network: graph.Graph | Differentiated, x: Tensor, explained: Resolved) -> Tensor:
+    """Return the gradient of what is explained of each image, (N, ...) like ``x``."""
     if isinstance(network, Differentiated):
-        return network.slopes(x, positions)
-    return signal_to_input(network, x, positions)
+        return network.slopes(x, explained)
+    return signal_to_input(network, x, explained)

@@ -13,10 +13,11 @@ from xaiutils import graph
 from xaiutils.attribution._autograd import Differentiated, differentiated
 from xaiutils.attribution._common import (
     Network,
+    Resolved,
     Target,
+    explained_of,
     in_chunks,
     joined,
-    positions_of,
     precise,
     prepare,
     start_signal,
@@ -66,31 +67,31 @@ def grad_cam(
             has no feature maps (its output is not (N, K, ...), with as many dimensions as ``x``).
     """
     try:  # unfolded: every module's output is there
-        traced, images, positions = prepare(model, x, target, fold=False, output=output)
+        traced, images, explained = prepare(model, x, target, fold=False, output=output)
     except GraphError as refusal:
         if layer is None:
             raise
         network = differentiated(model, x, output, refusal)
-        positions = positions_of(target, x, network.output_shape)
+        explained = explained_of(target, x, network.output_shape)
         one_chunk = partial(_by_autograd, network, layer, relu)
-        return joined(in_chunks(one_chunk, batch_size, precise(x), positions))
+        return joined(in_chunks(one_chunk, batch_size, precise(x), explained))
     one_chunk = partial(_on_graph, traced, feature_layer(traced, layer), relu)
-    return joined(in_chunks(one_chunk, batch_size, images, positions))
+    return joined(in_chunks(one_chunk, batch_size, images, explained))
 
 
 def _on_graph(
-    traced: graph.Graph, node: graph.Node, relu: bool, x: Tensor, positions: Tensor | None
+    traced: graph.Graph, node: graph.Node, relu: bool, x: Tensor, explained: Resolved
 ) -> Tensor:
     record = traced.record(x, keep=traced.needed | {node.index})
-    start = start_signal(positions, record.output)
+    start = start_signal(explained, record.output)
     slopes = traced.backward(record, start, until=node.index)
     return _weighted_maps(record.value(node.index), slopes, relu, x)
 
 
 def _by_autograd(
-    network: Differentiated, layer: str, relu: bool, x: Tensor, positions: Tensor | None
+    network: Differentiated, layer: str, relu: bool, x: Tensor, explained: Resolved
 ) -> Tensor:
-    maps, slopes = network.maps(layer, x, positions)
+    maps, slopes = network.maps(layer, x, explained)
     if maps.ndim != x.ndim or maps.ndim < 3:
         raise _no_maps(layer, tuple(maps.shape[1:]))
     return _weighted_maps(maps, slopes, relu, x)

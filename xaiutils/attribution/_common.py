@@ -1,9 +1,8 @@
-"""What all attribution methods share: arguments, targets, precision, and batches in chunks."""
+"""What all attribution methods share: arguments, precision, and batches in chunks."""
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -14,16 +13,33 @@ import torch
 from torch import Tensor, nn
 
 from xaiutils import graph
+from xaiutils.attribution._targets import (
+    Explained,
+    Resolved,
+    Target,
+    explained_of,
+    resolve_target,
+    start_signal,
+    values_of,
+)
 from xaiutils.graph.calls import Call
 from xaiutils.graph.errors import UnpreprocessedWarning, warn
 from xaiutils.graph.outputs import Output
+
+__all__ = [  # what a method takes from here though it stands in _targets
+    "Explained",
+    "Resolved",
+    "Target",
+    "explained_of",
+    "resolve_target",
+    "start_signal",
+    "values_of",
+]
 
 T = TypeVar("T")
 
 Norm = Literal["l2", "linf"]
 _ORDERS = {"l2": 2.0, "linf": float("inf")}
-
-Target = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 
 Network = nn.Module | graph.Graph
 """A network: a module, or what :func:`xaiutils.graph.trace` read of one, for many calls."""
@@ -72,113 +88,22 @@ def pool_colours(heatmap: Tensor, norm: Norm) -> Tensor:
     return cast(Tensor, pooled)
 
 
-# ------------------------------------------------------------------------------------ targets
-
-
-def resolve_target(target: Target, output: Tensor) -> Tensor:
-    """Return one position in the flattened output for each image.
-
-    Args:
-        target: None for the largest output of each image; an int for all images; a sequence or
-            tensor with one int for each image; for outputs of more than one dimension, a tuple of
-            positions (for all) or a sequence of tuples. Of a network that returns one number for
-            each image there is only output 0.
-        output: The network's outputs (N, ...).
-
-    Returns:
-        (N,) int64.
-
-    Raises:
-        ValueError: If a target is out of range or the number of targets is not N.
-        TypeError: If a target is not an integer.
-    """
-    batch, shape = output.shape[0], output.shape[1:]
-    if target is None:
-        return _by_image(output).argmax(1)
-    targets = _integers(target, output.device)
-    if len(shape) > 1:
-        return _flat_positions(targets, batch, shape)
-    if targets.ndim == 0:
-        targets = targets.expand(batch)
-    if targets.shape != (batch,):
-        raise ValueError(f"target must be one int or {batch}, not of shape {tuple(targets.shape)}")
-    _check_range(targets, math.prod(shape))
-    return targets
-
-
-def _by_image(output: Tensor) -> Tensor:
-    """Return the outputs as (N, K); K is 1 where there is one number for each image."""
-    return output.reshape(output.shape[0], -1)
-
-
-def _integers(target: object, device: torch.device) -> Tensor:
-    each = target if isinstance(target, (list, tuple)) else [target]
-    name = next((one for one in each if isinstance(one, str)), None)
-    if name is not None:
-        raise TypeError(
-            f"target must be integers, not the name {name!r}; clf.categories.index({name!r}) is "
-            "the output of a classifier's class of that name"
-        )
-    try:
-        targets = torch.as_tensor(target, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"target must be integers, one or a list of them, not {target!r}"
-        ) from error
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise TypeError(f"target must be integers, not {targets.dtype}")
-    return targets.long()
-
-
-def _flat_positions(targets: Tensor, batch: int, shape: Sequence[int]) -> Tensor:
-    if targets.ndim == 1:
-        targets = targets.expand(batch, -1)
-    if targets.shape != (batch, len(shape)):
-        raise ValueError(
-            f"for outputs of shape (N, {', '.join(map(str, shape))}) target must be a tuple of "
-            f"{len(shape)} ints, or {batch} of them, not of shape {tuple(targets.shape)}"
-        )
-    flat = torch.zeros(batch, dtype=torch.long, device=targets.device)
-    for column, size in enumerate(shape):
-        _check_range(targets[:, column], size)
-        flat = flat * size + targets[:, column]
-    return flat
-
-
-def _check_range(targets: Tensor, size: int) -> None:
-    if bool(((targets < 0) | (targets >= size)).any()):
-        raise ValueError(f"target must be from 0 to {size - 1}, not {targets.tolist()}")
-
-
-def start_signal(positions: Tensor | None, output: Tensor) -> Tensor:
-    """Return 1 at one position of each image's output and 0 elsewhere; None is the largest.
-
-    Raises:
-        ValueError: If the network's output is not finite.
-    """
-    if not bool(torch.isfinite(output).all()):
-        raise ValueError("the network's output is not finite: it overflows on this input")
-    flat = _by_image(output)
-    chosen = flat.argmax(1) if positions is None else positions
-    return torch.zeros_like(flat).scatter_(1, chosen[:, None], 1.0).view_as(output)
-
-
 # ------------------------------------------------------------------------ a network and its images
 
 
 def prepare(
     model: Network, x: Tensor, target: Target, fold: bool = True, output: Output = None
-) -> tuple[graph.Graph, Tensor, Tensor | None]:
+) -> tuple[graph.Graph, Tensor, Resolved]:
     """Read the network and check every argument, before any work is done.
 
     Returns:
-        The network, the images, and one position in the flattened output for each image, or None
-        for the largest output. Network and images are in float32 at least: see :func:`precise`.
+        The network, the images, and what is explained of them (:func:`explained_of`). Network and
+        images are in float32 at least: see :func:`precise`.
     """
     traced = read(model, x, fold, output)
-    positions = positions_of(target, x, traced.output_shape)
+    explained = explained_of(target, x, traced.output_shape)
     check_scale(traced, x)
-    return precise_graph(traced, x.dtype), precise(x), positions
+    return precise_graph(traced, x.dtype), precise(x), explained
 
 
 def read(model: Network, x: Tensor, fold: bool = True, output: Output = None) -> graph.Graph:
@@ -231,13 +156,6 @@ def _check_fits(traced: graph.Graph, x: Tensor) -> None:
         raise TypeError(f"x is {x.dtype} but the graph is {weight.dtype}; convert x")
     if weight is not None and weight.device != x.device:
         raise ValueError(f"x is on {x.device} but the graph on {weight.device}; move x")
-
-
-def positions_of(target: Target, x: Tensor, output_shape: Sequence[int]) -> Tensor | None:
-    """Return one position in the flattened output for each image; None for the largest output."""
-    if target is None:
-        return None
-    return resolve_target(target, x.new_empty(1).expand(len(x), *output_shape))
 
 
 def precise(x: Tensor) -> Tensor:
@@ -331,7 +249,7 @@ def _reads_pixels(traced: graph.Graph) -> bool:
 
 @graph.undisturbed
 def in_chunks(
-    function: Callable[..., T], batch_size: int | None, x: Tensor, *others: Tensor | None
+    function: Callable[..., T], batch_size: int | None, x: Tensor, *others: Resolved
 ) -> list[T]:
     """Call a function on a few images at a time, without autograd, autocast and inference mode.
 
@@ -360,8 +278,30 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def signal_to_input(
-    traced: graph.Graph, x: Tensor, positions: Tensor | None, gate: graph.GateRule = graph.gated
+    traced: graph.Graph, x: Tensor, explained: Resolved, gate: graph.GateRule = graph.gated
 ) -> Tensor:
-    """Send 1 from the target output back to the input through the given gates."""
+    """Send the derivative of what is explained back to the input through the given gates."""
     record = traced.record(x, keep="gates")
-    return traced.backward(record, start_signal(positions, record.output), gate)
+    return traced.backward(record, start_signal(explained, record.output), gate)
+
+
+def settled(
+    network: Callable[[Tensor], Tensor], x: Tensor, explained: Resolved, batch_size: int | None
+) -> Explained | Tensor:
+    """Find the class of each image once, for all its variants, where it was left open.
+
+    Args:
+        network: Gives the outputs (N, ...) of images.
+        x: The images themselves (N, ...), not their variants.
+        explained: What is explained of them; None and contrasts without a class leave it open.
+        batch_size: How many images at a time.
+
+    Returns:
+        What is explained of them, by classes that are known now.
+    """
+    if isinstance(explained, Tensor):
+        return explained
+    if explained is not None and not explained.needs_class:
+        return explained
+    named = joined(in_chunks(lambda x: resolve_target(None, network(x)), batch_size, x))
+    return named if explained is None else explained.of(named)

@@ -19,6 +19,7 @@ from torch import Tensor
 from xaiutils.attribution._common import (
     Network,
     Norm,
+    Resolved,
     Target,
     check_choice,
     check_norm,
@@ -151,7 +152,7 @@ def dmbp(
     check_choice("start", start, STARTS)
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be positive, not {learning_rate}")
-    traced, x, positions = prepare(model, x, target, output=output)
+    traced, x, explained = prepare(model, x, target, output=output)
     require_piecewise_linear(traced, "DMBP")
     if not traced.gates:
         raise ValueError("the network has no activation whose filters could be masked")
@@ -159,7 +160,7 @@ def dmbp(
     chosen.check(traced.input_shape)
     search = _Search(chosen, iterations, start, learning_rate)
     one_chunk = partial(_explain, traced, search)
-    return Disentangled.joined(in_chunks(one_chunk, batch_size, x, positions))
+    return Disentangled.joined(in_chunks(one_chunk, batch_size, x, explained))
 
 
 def dmbp_heatmap(
@@ -212,9 +213,9 @@ class _Search:
     learning_rate: float
 
 
-def _explain(traced: Graph, search: _Search, x: Tensor, positions: Tensor | None) -> Disentangled:
+def _explain(traced: Graph, search: _Search, x: Tensor, explained: Resolved) -> Disentangled:
     """Explain one chunk."""
-    network = Masked(traced, x, positions, search.objective.needs_filters)
+    network = Masked(traced, x, explained, search.objective.needs_filters)
     masks, mappings, history = _optimised(network, search)
     positive, negative = mappings * x
     whole = network.whole.pixels[0]

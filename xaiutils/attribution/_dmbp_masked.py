@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaiutils import graph
-from xaiutils.attribution._common import start_signal
+from xaiutils.attribution._common import Resolved, start_signal
 from xaiutils.attribution._dmbp_objectives import Evidence, branch_signs
 from xaiutils.attribution._rules import total_of
 from xaiutils.graph import Gate, Graph, Node, Record
@@ -38,15 +38,13 @@ class Masked:
         whole: The evidence of the unmasked network, one branch.
     """
 
-    def __init__(
-        self, traced: Graph, x: Tensor, positions: Tensor | None, needs_filters: bool
-    ) -> None:
+    def __init__(self, traced: Graph, x: Tensor, explained: Resolved, needs_filters: bool) -> None:
         """Run the network forwards, and backwards without masks.
 
         Args:
             traced: The network, which has at least one gate.
             x: The images.
-            positions: One position in the flattened output for each image; None: the largest.
+            explained: What is explained of the outputs.
             needs_filters: Whether evidence is to tell the relevance of filters.
         """
         self.x = x
@@ -54,7 +52,7 @@ class Masked:
         self._needs_filters = needs_filters
         self._traced = traced
         self._record = traced.record(x, keep="gates")
-        self._start = start_signal(positions, self._record.output)
+        self._start = start_signal(explained, self._record.output)
         self._indices = {k: torch.cat([v, v]) for k, v in self._record.indices.items()}
         self._arrived: dict[int, Tensor] = {}
         self.output = self._explained(self._record.output)

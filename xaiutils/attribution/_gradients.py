@@ -11,8 +11,10 @@ from torch import Tensor
 from xaiutils import graph
 from xaiutils.attribution._autograd import Differentiated, prepare_slopes, slopes_of
 from xaiutils.attribution._common import (
+    Explained,
     Network,
     Norm,
+    Resolved,
     Target,
     check_norm,
     check_positive,
@@ -20,7 +22,8 @@ from xaiutils.attribution._common import (
     joined,
     pool_colours,
     precise,
-    resolve_target,
+    settled,
+    values_of,
 )
 from xaiutils.graph.outputs import Output
 
@@ -182,15 +185,15 @@ def smoothgrad(
     check_positive("samples", samples)
     if noise_level < 0:
         raise ValueError(f"noise_level must not be negative, but is {noise_level}")
-    network, x, positions = prepare_slopes(model, x, target, output)
+    network, x, explained = prepare_slopes(model, x, target, output)
     spread = noise_level * (x.flatten(1).amax(1) - x.flatten(1).amin(1))
     spread = spread.reshape(-1, *[1] * (x.ndim - 1))
-    positions = _settled(network, x, positions, batch_size)
+    explained = settled(network, x, explained, batch_size)
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(x)
     for _ in range(samples):
         noise = torch.randn(x.shape[1:], generator=generator, dtype=x.dtype).to(x.device)
-        total += _gradients(network, x + spread * noise, positions, batch_size)
+        total += _gradients(network, x + spread * noise, explained, batch_size)
     return total / samples
 
 
@@ -259,17 +262,17 @@ def integrated_gradients(
             not fit.
     """
     check_positive("n_steps", n_steps)
-    network, x, positions = prepare_slopes(model, x, target, output)
+    network, x, explained = prepare_slopes(model, x, target, output)
     start = _baseline(baselines, x)
-    positions = _settled(network, x, positions, batch_size)
+    explained = settled(network, x, explained, batch_size)
     path, total = x - start, torch.zeros_like(x)
     for place, weight in zip(*_gauss_legendre(n_steps), strict=True):
-        total += weight * _gradients(network, start + place * path, positions, batch_size)
+        total += weight * _gradients(network, start + place * path, explained, batch_size)
     heatmaps = path * total
     if not return_convergence_delta:
         return heatmaps
-    rise = _outputs(network, x, positions, batch_size) - _outputs(
-        network, start, positions, batch_size
+    rise = _outputs(network, x, explained, batch_size) - _outputs(
+        network, start, explained, batch_size
     )
     return heatmaps, heatmaps.flatten(1).sum(1) - rise
 
@@ -296,22 +299,15 @@ def _gauss_legendre(points: int) -> tuple[list[float], list[float]]:
     return ((places + 1) / 2).tolist(), (vectors[0] ** 2).tolist()
 
 
-def _settled(network: _Runs, x: Tensor, positions: Tensor | None, batch_size: int | None) -> Tensor:
-    """Fix the target: None is settled on the image itself, once for all its variants."""
-    if positions is not None:
-        return positions
-    return joined(in_chunks(lambda x: resolve_target(None, network(x)), batch_size, x))
-
-
-def _gradients(
-    network: _Runs, x: Tensor, positions: Tensor | None, batch_size: int | None
-) -> Tensor:
+def _gradients(network: _Runs, x: Tensor, explained: Resolved, batch_size: int | None) -> Tensor:
     one_chunk = partial(slopes_of, network)
-    return joined(in_chunks(one_chunk, batch_size, x, positions))
+    return joined(in_chunks(one_chunk, batch_size, x, explained))
 
 
-def _outputs(network: _Runs, x: Tensor, positions: Tensor, batch_size: int | None) -> Tensor:
-    def one_chunk(x: Tensor, positions: Tensor) -> Tensor:
-        return network(x).reshape(len(x), -1).gather(1, positions[:, None])[:, 0]
+def _outputs(
+    network: _Runs, x: Tensor, explained: Explained | Tensor, batch_size: int | None
+) -> Tensor:
+    def one_chunk(x: Tensor, explained: Explained | Tensor) -> Tensor:
+        return values_of(explained, network(x))
 
-    return joined(in_chunks(one_chunk, batch_size, x, positions))
+    return joined(in_chunks(one_chunk, batch_size, x, explained))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xaiutils import graph
 from xaiutils.attribution._common import (
     Network,
+    Resolved,
     Target,
     check_choice,
     in_chunks,
@@ -212,7 +213,7 @@ def lrp(
     """
     check_choice("bias", bias, BIAS_TREATMENTS)
     chosen = as_composite(composite)
-    traced, x, positions = prepare(model, x, target, output=output)
+    traced, x, explained = prepare(model, x, target, output=output)
     way = route(traced, start_layer, until, conditions)
     if start_layer is not None and target is not None:
         raise ValueError("relevance starts at start_layer, so that there is no target to choose")
@@ -220,7 +221,7 @@ def lrp(
     plan = _Plan(traced, assign(chosen, traced, _types_in(model, chosen)), bias, way)
 
     one_chunk = partial(_explain, plan, return_report)
-    results = in_chunks(one_chunk, batch_size, x, positions, start)
+    results = in_chunks(one_chunk, batch_size, x, explained, start)
     relevance = joined([found for found, _ in results])
     if not return_report:
         return relevance
@@ -309,11 +310,11 @@ def _positive_together(operation: Operation) -> bool:
 
 
 def _explain(
-    plan: _Plan, report: bool, x: Tensor, positions: Tensor | None, start: Tensor | None
+    plan: _Plan, report: bool, x: Tensor, explained: Resolved, start: Tensor | None
 ) -> tuple[Tensor, RelevanceReport | None]:
     """Explain one chunk; if the result is out of bounds, find out where that came from."""
     record = plan.traced.record(x, keep=plan.kept())
-    start = _start(plan, record, positions) if start is None else start
+    start = _start(plan, record, explained) if start is None else start
     start = plan.way.masked(plan.way.start, start)
     relevance, layers = _propagate(plan, record, start, report)
     grown, size = (each.abs().reshape(len(x), -1).sum(1) for each in (relevance, start))
@@ -329,10 +330,10 @@ def _explain(
     return relevance, found
 
 
-def _start(plan: _Plan, record: Record, positions: Tensor | None) -> Tensor:
+def _start(plan: _Plan, record: Record, explained: Resolved) -> Tensor:
     """Return the target output, or all that a layer puts out."""
     if plan.way.start == len(plan.traced.nodes) - 1:
-        return start_signal(positions, record.output) * record.output
+        return start_signal(explained, record.output) * record.output
     return record.value(plan.way.start)
 
 

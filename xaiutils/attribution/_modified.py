@@ -132,10 +132,10 @@ def _modified(
     output: Output,
     batch_size: int | None,
 ) -> Tensor:
-    traced, x, positions = prepare(model, x, target, output=output)
+    traced, x, explained = prepare(model, x, target, output=output)
     require_piecewise_linear(traced, method)
     one_chunk = partial(signal_to_input, traced, gate=gate)
-    return joined(in_chunks(one_chunk, batch_size, x, positions))
+    return joined(in_chunks(one_chunk, batch_size, x, explained))
 
 
 def random(
