@@ -39,7 +39,9 @@ def grad_cam(
     r"""Return the Grad-CAM heatmap (Selvaraju et al. 2017, eqs. 1 and 2).
 
     :math:`L(u, v) = \max\bigl(0, \sum_k \alpha_k A^k(u, v)\bigr)` with :math:`\alpha_k` the spatial
-    mean of :math:`\partial f_t / \partial A^k`, enlarged to the size of the input bilinearly.
+    mean of :math:`\partial f_t / \partial A^k`, enlarged to the size of the input bilinearly. For a
+    target made of several outputs it is that number's derivative. Without the ReLU the map of a
+    difference is the difference of the maps.
 
     Args:
         model: A network in evaluation mode; or the :class:`~xaiutils.graph.Graph` of one, read

@@ -54,7 +54,8 @@ class Disentangled:
         masks: For each activation by its name in the graph, the masks of its filters in [0, 1],
             (2, N, C): the positive branch's, then the negative's.
         bias: :math:`\beta`, what the biases (and saturated activations) contribute, (N,) float64.
-        output: The explained output *f*, (N,) float64.
+        output: The explained output *f*, (N,) float64; of a target made of several outputs their
+            sum weighted by its derivative.
         history: The objective at each iterate, the start included, (N, iterations + 1).
     """
 
@@ -111,6 +112,11 @@ def dmbp(
     any masks. The masks are searched for each image by itself: from the start, so many steps of
     Adam on the masks, its rate falling to 0 and the masks kept in [0, 1]; the iterate with the
     lowest objective is returned. Nothing is drawn by lot.
+
+    A target may be made of several outputs, as in :func:`gradient`. What is separated then is the
+    outputs' sum weighted by the derivative at *x*, :math:`\sum_k (\partial v/\partial f_k) f_k`.
+    For weights, :class:`Difference` and :class:`Margin` that is the number itself; a number of the
+    softmax is not piecewise linear, and this is its linear part at the outputs.
 
     Paths that no activation interrupts are masked nowhere and belong to both branches.
 

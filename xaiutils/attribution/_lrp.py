@@ -152,6 +152,17 @@ def lrp(
     would be without, and hands its relevance to the inputs that oppose it. Under gamma the map of
     a trained EfficientNet-Lite0 is then mostly noise, as chapter 14 measures.
 
+    Of a number that is made of several outputs (weights, :class:`Difference` and its kin) each
+    output starts with its value times the derivative of the number at it: a difference with
+    :math:`f_a` at *a* and :math:`-f_b` at *b*. This is LRP of a network with one more linear layer
+    that subtracts, under LRP-0. The map of a difference is so the difference of the maps, under
+    all rules, and the start adds up to the number itself if that is linear in the outputs; for
+    :class:`LogProbability` it adds up to :math:`f_c - \sum_k p_k f_k`, which is :math:`\log p_c`
+    plus the entropy of the probabilities. (If the subtraction were merged into the last layer's
+    weights instead, as :math:`w_a - w_b`, LRP-0 would share alike, but z+, alpha-beta and gamma
+    would not: they would see one neuron and keep its sign. Hand over that network to have it.)
+    :func:`clrp` and :func:`sglrp` start otherwise.
+
     Relevance need not go all the way: it can start at a layer inside (``start_layer``), end at one
     (``until``), and go on at others in some channels only (``conditions``). With conditions it is
     the concept relevance of Achtibat et al. 2023: what in the picture speaks for the target by way
@@ -162,7 +173,8 @@ def lrp(
         model: A network in evaluation mode, which is only read; or the
             :class:`~xaiutils.graph.Graph` of one, read once for many calls.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: The output to explain: an int, one for each image, or None for the largest one; or
+            a number made of several, as in :func:`gradient`.
         composite: A name in ``COMPOSITES``, a :class:`Composite`, or a mapping from layers to
             rules, where a layer is a path (``"features.0"``), a type (of module, ``nn.Conv2d``, or
             of operation, :class:`xaiutils.graph.Softmax`) or a position

@@ -49,6 +49,9 @@ def deconvnet(
     positive part through, :math:`R \mapsto \max(R, 0)`, and does not ask whether it was itself
     open; max pooling sends it to the recorded winner. ReLU6 and leaky ReLU are treated like ReLU.
 
+    A target made of several outputs starts with its derivative at each, the negative ones too.
+    Since the gates cut signals off, the map of a difference is not the difference of the maps.
+
     It is defined for such gates alone. A network with smooth ones (GELU, SiLU, sigmoid), products
     or quotients of computed numbers, normalisation by them, or softmax is refused: hooks on
     modules of type ReLU, as other packages set them, would leave those with their gradient, and
