@@ -12,6 +12,7 @@ two halves of the images is set beside that of one fill with itself on the same 
 """
 
 import argparse
+import json
 from collections.abc import Mapping
 from functools import partial
 from itertools import combinations, product
@@ -34,7 +35,7 @@ from xaiutils.reproduce._options import (
     require_known,
     require_positive,
 )
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._provenance import command_line, computed_with, provenance, write_json
 from xaiutils.reproduce._tables import interval, write_table
 from xaiutils.reproduce._work import block_path, by_blocks, keep_plan
 
@@ -79,6 +80,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     controls.add_argument("--lots", type=int, default=3, help="draws of a random order or block")
     controls.add_argument("--block", type=int, default=10, help="images that lend to each other")
     controls.add_argument("--seed", type=int, default=0)
+    controls.add_argument("--device", default="cpu", help="where the network runs")
     controls.add_argument(
         "--there", action="store_true", help="compute nothing: tables of the blocks that are there"
     )
@@ -113,7 +115,8 @@ def run(options: argparse.Namespace) -> int:
         "block": options.block,
         "seed": options.seed,
     }
-    keep_plan(options.work, plan)
+    # Not a part of the plan: a run may go on elsewhere. The tables name the first place.
+    keep_plan(options.work, plan, computed_with=computed_with(options.device))
     if options.there:
         found, plan["measured"] = _there(options.work, numbers, options.block)
     else:
@@ -121,9 +124,11 @@ def run(options: argparse.Namespace) -> int:
         measure = partial(_block, options, classifier, images, fills)
         found = by_blocks(options.work, numbers, options.block, measure)
     _write(options, found)
-    write_json(
-        options.out.with_name(f"{options.out.name}.json"), provenance(command_line(), **plan)
+    kept = json.loads((options.work / "plan.json").read_text(encoding="utf-8"))
+    record = provenance(
+        command_line(leave_out=["--device"]), **plan, computed_with=kept.get("computed_with")
     )
+    write_json(options.out.with_name(f"{options.out.name}.json"), record)
     return 0
 
 
@@ -201,12 +206,14 @@ def _block(
     block: range,
 ) -> Scores:
     """AOPC of each image of the block by "fill/order/map/whose"."""
-    x = inputs(images, classifier, block)
+    x = inputs(images, classifier, block).to(options.device)
+    module = classifier.module.to(options.device)
     with torch.no_grad():
-        outputs = classifier.module(x)
+        outputs = module(x)
     target, seed = outputs.argmax(dim=1), options.seed + block.start
-    own = {name: heatmap(name, classifier.module, x, target, seed) for name in options.methods}
-    first, second = lending(target, seed)
+    own = {name: heatmap(name, module, x, target, seed) for name in options.methods}
+    classes = target.cpu()
+    first, second = lending(classes, seed)
     # Its ink on an empty page, or how far its colours are from their mean.
     mean = 0.0 if options.data == "mnist" else x.mean(dim=(2, 3), keepdim=True)
     picture = evaluation.picture_as_map(x, mean)
@@ -215,8 +222,8 @@ def _block(
         versions = (one, one[first], one[second], evaluation.unsigned(one))
         versions_of = dict(zip(_WHOSE, versions, strict=True))
         maps |= {f"{name}/{whose}": versions_of[whose] for whose in options.whose}
-    found: Scores = {"start": outputs.amax(dim=1), "lender": first, "second_lender": second}
-    found["lends_within_class"] = (target[first] == target).long()
+    found: Scores = {"start": outputs.amax(dim=1).cpu(), "lender": first, "second_lender": second}
+    found["lends_within_class"] = (classes[first] == classes).long()
     for fill, order in product(fills, (*_ORDERS, *_BY_LOT)):
         for name, areas in _areas(options, classifier, x, target, maps, fills[fill], order,
                                   block.start).items():  # fmt: skip

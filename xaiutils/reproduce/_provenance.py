@@ -21,13 +21,22 @@ def provenance(command: str, **facts: Any) -> dict[str, Any]:
         command: What a reader types to run it again.
         **facts: Whatever else decides the result: seed, data and its hash, weights.
     """
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "command": command,
         **facts,
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": _versions(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def computed_with(device: str) -> str:
+    """With which versions, and where, a block was computed: what may change its last digits."""
+    return ", ".join([*(f"{name} {version}" for name, version in _versions().items()), device])
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **versions}
 
 
 def command_line(arguments: Sequence[str] | None = None, leave_out: Sequence[str] = ()) -> str:

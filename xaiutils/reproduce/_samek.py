@@ -41,7 +41,7 @@ from xaiutils.reproduce._options import (
     shard,
     whole_numbers,
 )
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
+from xaiutils.reproduce._provenance import command_line, computed_with, provenance, write_json
 from xaiutils.reproduce._samek_tables import RANDOM_ORDER, SIGN_DRAWS, write_tables
 from xaiutils.reproduce._tables import write_table
 from xaiutils.reproduce._work import keep_plan, save
@@ -377,10 +377,9 @@ def _block(run: _Run, block: range, bar: "tqdm[Any]") -> Block:
             found[f"{_CONSTANT}{fill}/{order}/{method}"] = result.constant
             found[f"{_TIED}{fill}/{order}/{method}"] = result.tied
         bar.update(len(block))
-    versions = provenance("")["versions"]
     notes = {
         "sha256": hashlib.sha256(image.numpy().tobytes()).hexdigest(),
-        "computed_with": ", ".join([*(f"{k} {v}" for k, v in versions.items()), run.device]),
+        "computed_with": computed_with(run.device),
     }
     return block, found, notes
 
