@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -24,6 +25,8 @@ from xaiutils.attribution._common import (
 )
 from xaiutils.graph.errors import GraphError
 from xaiutils.graph.outputs import Output
+
+Combine = Callable[[Tensor, Tensor], Tensor]
 
 
 def grad_cam(
@@ -68,6 +71,36 @@ def grad_cam(
         ValueError: As in :func:`xaiutils.attribution.gradient`, or if there is no such layer or it
             has no feature maps (its output is not (N, K, ...), with as many dimensions as ``x``).
     """
+    return from_slopes(partial(_by_mean_slope, relu), model, x, target, layer, output, batch_size)
+
+
+def from_slopes(
+    combine: Combine,
+    model: Network,
+    x: Tensor,
+    target: Target,
+    layer: str | None,
+    output: Output,
+    batch_size: int | None,
+) -> Tensor:
+    """Return a map that is made of the feature maps of a layer and of the gradient there.
+
+    Args:
+        combine: ``combine(maps, slopes)`` makes a map (N, 1, ...) of two tensors (N, K, ...).
+        model: As in :func:`grad_cam`, like all other arguments.
+        x: Inputs (N, C, H, W).
+        target: The output to explain.
+        layer: The path of a module.
+        output: Which of several outputs.
+        batch_size: How many images at a time.
+
+    Returns:
+        (N, 1, H, W), enlarged to the size of the input.
+
+    Raises:
+        TypeError: As in :func:`grad_cam`.
+        ValueError: As in :func:`grad_cam`.
+    """
     try:  # unfolded: every module's output is there
         traced, images, explained = prepare(model, x, target, fold=False, output=output)
     except GraphError as refusal:
@@ -75,35 +108,39 @@ def grad_cam(
             raise
         network = differentiated(model, x, output, refusal)
         explained = explained_of(target, x, network.output_shape)
-        one_chunk = partial(_by_autograd, network, layer, relu)
+        one_chunk = partial(_by_autograd, combine, network, layer)
         return joined(in_chunks(one_chunk, batch_size, precise(x), explained))
-    one_chunk = partial(_on_graph, traced, feature_layer(traced, layer), relu)
+    one_chunk = partial(_on_graph, combine, traced, feature_layer(traced, layer))
     return joined(in_chunks(one_chunk, batch_size, images, explained))
 
 
 def _on_graph(
-    traced: graph.Graph, node: graph.Node, relu: bool, x: Tensor, explained: Resolved
+    combine: Combine, traced: graph.Graph, node: graph.Node, x: Tensor, explained: Resolved
 ) -> Tensor:
     record = traced.record(x, keep=traced.needed | {node.index})
     start = start_signal(explained, record.output)
     slopes = traced.backward(record, start, until=node.index)
-    return _weighted_maps(record.value(node.index), slopes, relu, x)
+    return enlarged(combine(record.value(node.index), slopes), x.shape[2:])
 
 
 def _by_autograd(
-    network: Differentiated, layer: str, relu: bool, x: Tensor, explained: Resolved
+    combine: Combine, network: Differentiated, layer: str, x: Tensor, explained: Resolved
 ) -> Tensor:
     maps, slopes = network.maps(layer, x, explained)
     if maps.ndim != x.ndim or maps.ndim < 3:
         raise _no_maps(layer, tuple(maps.shape[1:]))
-    return _weighted_maps(maps, slopes, relu, x)
+    return enlarged(combine(maps, slopes), x.shape[2:])
 
 
-def _weighted_maps(maps: Tensor, slopes: Tensor, relu: bool, x: Tensor) -> Tensor:
-    """Return the sum of feature maps (N, K, ...), each times its mean slope, as large as ``x``."""
-    weights = slopes.flatten(2).mean(2).reshape(*slopes.shape[:2], *[1] * (slopes.ndim - 2))
-    cam = (weights * maps).sum(1, keepdim=True)
-    return enlarged(cam.relu() if relu else cam, x.shape[2:])
+def _by_mean_slope(relu: bool, maps: Tensor, slopes: Tensor) -> Tensor:
+    """Return the sum of feature maps (N, K, ...), each times its mean slope."""
+    return weighted(maps, slopes.flatten(2).mean(2), relu)
+
+
+def weighted(maps: Tensor, weights: Tensor, relu: bool) -> Tensor:
+    """Return the sum of feature maps (N, K, ...) with weights (N, K): (N, 1, ...)."""
+    cam = (weights.reshape(*weights.shape, *[1] * (maps.ndim - 2)) * maps).sum(1, keepdim=True)
+    return cam.relu() if relu else cam
 
 
 def feature_layer(traced: graph.Graph, layer: str | None) -> graph.Node:
@@ -234,7 +271,14 @@ def _before_pooling(node: graph.Node, traced: graph.Graph) -> graph.Node:
     return node
 
 
-def enlarged(cam: Tensor, size: torch.Size) -> Tensor:
-    """Return a map (N, 1, ...) at another size, by linear interpolation."""
+def enlarged(cam: Tensor, size: torch.Size, corners: bool = False) -> Tensor:
+    """Return a map (N, 1, ...) at another size, by linear interpolation.
+
+    Args:
+        cam: The map.
+        size: Its new size.
+        corners: Whether the centres of the outermost pixels stay where they were, and not their
+            edges.
+    """
     modes = {1: "linear", 2: "bilinear", 3: "trilinear"}
-    return F.interpolate(cam, size=size, mode=modes[len(size)], align_corners=False)
+    return F.interpolate(cam, size=size, mode=modes[len(size)], align_corners=corners)

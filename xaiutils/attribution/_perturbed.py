@@ -144,7 +144,7 @@ def _one(baselines: Baseline, x: Tensor, units: Units | None) -> Maker:
 
 def batches(length: int, size: int) -> Iterator[Tensor]:
     """Numbers below `length`, so many at a time."""
-    yield from torch.arange(length).split(size)
+    yield from torch.split(torch.arange(length), size)
 
 
 def side_of(region_size: int | None, x: Tensor, pieces: int) -> int:
