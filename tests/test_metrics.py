@@ -11,6 +11,7 @@ from captum.metrics import sensitivity_max
 from torch import nn
 
 from xaiutils import attribution, evaluation
+from xaiutils.evaluation._options import with_defaults
 from xaiutils.evaluation._pictures import generator
 from xaiutils.evaluation._stability import _uniform
 from xaiutils.evaluation._subsets import SubsetFalls, falls_without, prepared
@@ -452,7 +453,7 @@ def test_quantus_irof_lacks_the_start_and_the_share_and_depends_on_the_batch():
 def test_quantus_nests_the_squares_of_infidelity():
     """It takes one square after another, row by row, and leaves those before them gone."""
     net, x, targets = of_quantus()
-    runner, draws = prepared(net, x, targets, 4, BLACK, 1, "logit", None, 0, "keep", 0)
+    runner, draws = prepared(net, x, targets, 4, BLACK, with_defaults({}))
     nested = torch.ones(4, 4).tril().bool()[:, None].expand(-1, 4, -1)
     found = SubsetFalls(draws, nested, falls_without(runner, draws, nested, 1))
     slopes = attribution.gradient(net, x, targets)
@@ -556,6 +557,8 @@ METRICS = {
         ({"fill": "noise"}, ValueError, "fill is 'noise'"),
         ({"output": "logits"}, ValueError, "output is 'logits'"),
         ({"repeats": 0}, ValueError, "repeats"),
+        ({"repeat": 2}, TypeError, "no option 'repeat'; there are .*repeats|keyword .* 'repeat'"),
+        ({"windowed": True}, TypeError, "no option 'windowed'|keyword .* 'windowed'"),
         ({"seed": -1}, ValueError, "seed"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"target": 9}, ValueError, "target"),

@@ -208,24 +208,36 @@ def test_a_single_image_has_nothing_to_borrow_from(network, x, maps):
 
 def test_a_misspelt_option_fails_in_mypy(tmp_path):
     snippet = tmp_path / "snippet.py"
-    module = ROOT / "xaiutils/evaluation/_report.py"
-    calls = [f"report(None, None, None, {option}=4)" for option in ("region_size", "region_sise")]
-    snippet.write_text("\n".join(["from xaiutils.evaluation._report import report", *calls]))
+    modules = [ROOT / f"xaiutils/evaluation/_{n}.py" for n in ("report", "faithfulness", "options")]
+    calls = {
+        "report(None, None, None, region_size=4)": None,
+        "report(None, None, None, region_sise=4)": "region_sise",
+        "deletion(None, None, None, None, repeats=4)": None,
+        "deletion(None, None, None, None, repeat=4)": "repeat",
+        "infidelity(None, None, None, None, edge='keep')": None,
+        "infidelity(None, None, None, None, egde='keep')": "egde",
+    }
+    start = [
+        "from xaiutils.evaluation._faithfulness import deletion, infidelity",
+        "from xaiutils.evaluation._report import report",
+    ]
+    snippet.write_text("\n".join([*start, *calls]))
     # Nothing else is followed, torch least of all, so that this takes seconds.
     arguments = ["--follow-imports=skip", "--config-file=", f"--cache-dir={tmp_path}"]
     checked = subprocess.run(
-        [sys.executable, "-m", "mypy", *arguments, str(snippet), str(module)],
+        [sys.executable, "-m", "mypy", *arguments, str(snippet), *map(str, modules)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    errors = [
-        line for line in checked.stdout.splitlines() if f"{snippet}" in line and "error" in line
-    ]
-    assert len(errors) == 1, checked.stdout + checked.stderr
-    assert ":3: " in errors[0]
-    assert 'Unexpected keyword argument "region_sise"' in errors[0]
+    errors = [line for line in checked.stdout.splitlines() if f"{snippet}" in line]
+    errors = [line for line in errors if "error" in line]
+    misspelt = {len(start) + i: word for i, word in enumerate(calls.values(), 1) if word}
+    assert len(errors) == len(misspelt), checked.stdout + checked.stderr
+    for error, (line, word) in zip(errors, misspelt.items(), strict=True):
+        assert f":{line}: " in error
+        assert f'Unexpected keyword argument "{word}"' in error
 
 
 def test_the_other_metrics_are_measures_too(network, x, maps):

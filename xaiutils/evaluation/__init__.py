@@ -38,6 +38,7 @@ from xaiutils.evaluation._fills import (
 from xaiutils.evaluation._imputers import Decoded, Histogram, Inpaint, NoisyLinear, Patches
 from xaiutils.evaluation._jobs import OUTPUTS, Output
 from xaiutils.evaluation._occlusion import occlusion_agreement, region_occlusion
+from xaiutils.evaluation._options import MetricOptions, PerturbationOptions
 from xaiutils.evaluation._oracle import AdditiveNetwork, expected_falls
 from xaiutils.evaluation._perturbation import (
     ORDERS,
@@ -51,7 +52,6 @@ from xaiutils.evaluation._report import (
     CONTROLS,
     MEASURES,
     Measure,
-    PerturbationOptions,
     Report,
     measure_of_maps,
     report,
@@ -110,6 +110,7 @@ __all__ = [
     "Interval",
     "IntervalMethod",
     "Measure",
+    "MetricOptions",
     "NoisyLinear",
     "Order",
     "Output",

@@ -9,14 +9,14 @@ regions; with ``region_size=1`` a region is a pixel with all its channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from xaiutils.attribution import Target
-from xaiutils.evaluation._curves import Curves
 from xaiutils.evaluation._fills import Fill
-from xaiutils.evaluation._jobs import Output
+from xaiutils.evaluation._options import MetricOptions, with_defaults
 from xaiutils.evaluation._perturbation import (
     FillName,
     Order,
@@ -31,7 +31,6 @@ from xaiutils.evaluation._subsets import (
     region_relevance,
     subset_falls,
 )
-from xaiutils.windows import Edge
 
 _SIZES = 8  # of sensitivity_n, if none are given
 _LARGEST_SHARE = 0.8  # of the regions, likewise
@@ -45,13 +44,7 @@ def deletion(
     maps: Tensor,
     region_size: int = 9,
     fill: FillName | Fill = "uniform",
-    repeats: int = 1,
-    output: Output = "logit",
-    batch_size: int | None = None,
-    seed: int = 0,
-    *,
-    edge: Edge = "keep",
-    first_image: int = 0,
+    **options: Unpack[MetricOptions],
 ) -> Tensor:
     """Area under the output while the picture is deleted, the most relevant regions first.
 
@@ -60,18 +53,13 @@ def deletion(
     rule. They delete pixels, some at a time, put zero for them, and watch the probability.
 
     Args:
-        model: As in `region_perturbation`, like all other arguments.
+        model: A network in evaluation mode, as in `region_perturbation`.
         x: Images (N, C, H, W).
         target: The class whose output is watched; None for the one that is named at `x`.
         maps: (N, C, H, W), whose channels are summed, (N, 1, H, W) or (N, H, W).
         region_size: Side of a region, in pixels.
         fill: What replaces a region.
-        repeats: How often everything random is drawn.
-        output: "logit", "probability" or a callable.
-        batch_size: Pictures per forward pass.
-        seed: Of all draws.
-        edge: What happens at the edge.
-        first_image: Number of the first image.
+        **options: Of `MetricOptions`.
 
     Returns:
         (N,) float64, in units of the output; small if the map ranks well.
@@ -80,11 +68,7 @@ def deletion(
         TypeError: An argument is of the wrong type.
         ValueError: As in `region_perturbation`.
     """
-    curves = _whole(
-        model, x, target, maps, "morf", region_size, fill, repeats, output, batch_size, seed, edge,
-        first_image,
-    )  # fmt: skip
-    return _area(curves.scores)
+    return _area_under("morf", model, x, target, maps, region_size, fill, options)
 
 
 def insertion(
@@ -94,13 +78,7 @@ def insertion(
     maps: Tensor,
     region_size: int = 9,
     fill: FillName | Fill = "uniform",
-    repeats: int = 1,
-    output: Output = "logit",
-    batch_size: int | None = None,
-    seed: int = 0,
-    *,
-    edge: Edge = "keep",
-    first_image: int = 0,
+    **options: Unpack[MetricOptions],
 ) -> Tensor:
     """Area under the output while the picture is put back, the most relevant regions first.
 
@@ -117,12 +95,7 @@ def insertion(
         maps: Likewise.
         region_size: Likewise.
         fill: What the canvas shows.
-        repeats: Likewise.
-        output: Likewise.
-        batch_size: Likewise.
-        seed: Likewise.
-        edge: Likewise.
-        first_image: Likewise.
+        **options: Likewise.
 
     Returns:
         (N,) float64, in units of the output; large if the map ranks well.
@@ -131,11 +104,7 @@ def insertion(
         TypeError: An argument is of the wrong type.
         ValueError: As in `region_perturbation`.
     """
-    curves = _whole(
-        model, x, target, maps, "lerf", region_size, fill, repeats, output, batch_size, seed, edge,
-        first_image,
-    )  # fmt: skip
-    return _area(curves.scores)
+    return _area_under("lerf", model, x, target, maps, region_size, fill, options)
 
 
 def faithfulness_correlation(
@@ -147,13 +116,7 @@ def faithfulness_correlation(
     size: int | None = None,
     subsets: int = 100,
     fill: FillName | Fill = "uniform",
-    repeats: int = 1,
-    output: Output = "logit",
-    batch_size: int | None = None,
-    seed: int = 0,
-    *,
-    edge: Edge = "keep",
-    first_image: int = 0,
+    **options: Unpack[MetricOptions],
 ) -> Tensor:
     """Correlation of the relevance of random subsets with the fall of the output without them.
 
@@ -169,12 +132,7 @@ def faithfulness_correlation(
         size: Number of regions in a subset; a tenth of all, at least one, if None.
         subsets: How many are drawn for each image, at least two.
         fill: What replaces a region. In the paper a fixed baseline.
-        repeats: How often the fill is drawn; the falls are averaged over it.
-        output: Likewise.
-        batch_size: Likewise.
-        seed: Likewise.
-        edge: Likewise.
-        first_image: Likewise.
+        **options: Likewise; the falls are averaged over the repetitions.
 
     Returns:
         (N,) float64 from -1 to 1; 0 for a map or a network that tells no subsets apart.
@@ -184,10 +142,7 @@ def faithfulness_correlation(
         ValueError: As in `region_perturbation`; or a subset takes all regions, or there are fewer
             than two.
     """
-    found = subset_falls(
-        model, x, target, region_size, size, subsets, fill, repeats, output, batch_size, seed,
-        edge=edge, first_image=first_image,
-    )  # fmt: skip
+    found = subset_falls(model, x, target, region_size, size, subsets, fill, **options)
     return found.correlation(maps)
 
 
@@ -200,13 +155,7 @@ def sensitivity_n(
     sizes: Sequence[int] | None = None,
     subsets: int = 100,
     fill: FillName | Fill = "uniform",
-    repeats: int = 1,
-    output: Output = "logit",
-    batch_size: int | None = None,
-    seed: int = 0,
-    *,
-    edge: Edge = "keep",
-    first_image: int = 0,
+    **options: Unpack[MetricOptions],
 ) -> Tensor:
     """The mean of `faithfulness_correlation` over sizes of the subsets.
 
@@ -226,12 +175,7 @@ def sensitivity_n(
             larger by the same factor.
         subsets: How many of each size.
         fill: Likewise.
-        repeats: Likewise.
-        output: Likewise.
-        batch_size: Likewise.
-        seed: Likewise.
-        edge: Likewise.
-        first_image: Likewise.
+        **options: Likewise.
 
     Returns:
         (N,) float64 from -1 to 1.
@@ -240,17 +184,16 @@ def sensitivity_n(
         TypeError: An argument is of the wrong type.
         ValueError: As in `faithfulness_correlation`, or there are no sizes.
     """
-    count = checked_regions(x, region_size, 1, edge).count
+    count = checked_regions(x, region_size, 1, with_defaults(options)["edge"]).count
     numbers = _sizes(count) if sizes is None else list(sizes)
     if not numbers:
         raise ValueError("sizes is empty; give at least one number of regions")
     found = [
         faithfulness_correlation(
-            model, x, target, maps, region_size, size, subsets, fill, repeats, output, batch_size,
-            seed, edge=edge, first_image=first_image,
+            model, x, target, maps, region_size, size, subsets, fill, **options
         )
         for size in numbers
-    ]  # fmt: skip
+    ]
     return torch.stack(found).mean(dim=0)
 
 
@@ -263,15 +206,10 @@ def infidelity(
     size: int | None = None,
     subsets: int = 100,
     fill: FillName | Fill = "uniform",
-    repeats: int = 1,
-    output: Output = "logit",
-    batch_size: int | None = None,
-    seed: int = 0,
     *,
     scaled: bool = True,
     slopes: bool = False,
-    edge: Edge = "keep",
-    first_image: int = 0,
+    **options: Unpack[MetricOptions],
 ) -> Tensor:
     """How far the fall of the output is from what the map foretells, in the mean square.
 
@@ -291,16 +229,11 @@ def infidelity(
             all: then only what the fill draws differs.
         subsets: How many are drawn for each image.
         fill: Likewise.
-        repeats: How often the fill is drawn for each subset; the squares are averaged over it.
-        output: Likewise.
-        batch_size: Likewise.
-        seed: Likewise.
         scaled: Multiply the map of each image by the number that makes its infidelity smallest,
             the mean of (I . R) (f(x) - f(x - I)) over that of (I . R)^2: as in the code of the
             paper's authors. Unscaled, a map that is too large is worse than zero everywhere.
         slopes: Whether the map holds slopes; it must then have the channels of `x`.
-        edge: Likewise.
-        first_image: Likewise.
+        **options: Likewise; the squares are averaged over the repetitions.
 
     Returns:
         (N,) float64, in units of the output squared; small if the map foretells well.
@@ -309,10 +242,7 @@ def infidelity(
         TypeError: An argument is of the wrong type.
         ValueError: As in `region_perturbation`; or a map of slopes has not the shape of `x`.
     """
-    found = subset_falls(
-        model, x, target, region_size, size, subsets, fill, repeats, output, batch_size, seed,
-        edge=edge, first_image=first_image,
-    )  # fmt: skip
+    found = subset_falls(model, x, target, region_size, size, subsets, fill, **options)
     return found.infidelity(maps, scaled=scaled, slopes=slopes)
 
 
@@ -324,13 +254,7 @@ def saco(
     region_size: int = 9,
     groups: int = 10,
     fill: FillName | Fill = "uniform",
-    repeats: int = 1,
-    output: Output = "logit",
-    batch_size: int | None = None,
-    seed: int = 0,
-    *,
-    edge: Edge = "keep",
-    first_image: int = 0,
+    **options: Unpack[MetricOptions],
 ) -> Tensor:
     """Salience-guided faithfulness coefficient: do groups of higher relevance matter more?
 
@@ -349,12 +273,8 @@ def saco(
         groups: K, at least two. If they cannot be of equal size, some hold one region more, and
             the mean relevance of a group counts.
         fill: What replaces a group.
-        repeats: How often the fill is drawn; the falls are averaged over it.
-        output: Likewise.
-        batch_size: Likewise.
-        seed: Likewise; regions of equal relevance are ordered by lot.
-        edge: Likewise.
-        first_image: Likewise.
+        **options: Likewise; the falls are averaged over the repetitions, and regions of equal
+            relevance are ordered by lot.
 
     Returns:
         (N,) float64 from -1 to 1; 0 for a map that scores all regions alike.
@@ -364,9 +284,8 @@ def saco(
         ValueError: As in `region_perturbation`, or there are fewer regions than groups.
     """
     _check_whole("groups", groups, least=2)
-    runner, draws = prepared(
-        model, x, target, region_size, fill, repeats, output, batch_size, seed, edge, first_image
-    )
+    settings = with_defaults(options)
+    runner, draws = prepared(model, x, target, region_size, fill, settings)
     of_regions = region_relevance(draws, maps)
     number, count = of_regions.shape
     if count < groups:
@@ -378,39 +297,31 @@ def saco(
     group = morf_ranks(of_regions, lot) * groups // count
     gone = torch.stack([group == g for g in range(groups)])
     relevance = torch.stack([of_regions.where(one, 0.0).sum(1) / one.sum(1) for one in gone], dim=1)
-    return _agreement(relevance, falls_without(runner, draws, gone, repeats).mean(dim=2))
+    falls = falls_without(runner, draws, gone, settings["repeats"])
+    return _agreement(relevance, falls.mean(dim=2))
 
 
-def _whole(
+def _area_under(
+    order: Order,
     model: nn.Module,
     x: Tensor,
     target: Target,
     maps: Tensor,
-    order: Order,
     region_size: int,
     fill: FillName | Fill,
-    repeats: int,
-    output: Output,
-    batch_size: int | None,
-    seed: int,
-    edge: Edge,
-    first_image: int,
-) -> Curves:
-    """The curves until all regions are gone."""
+    options: MetricOptions,
+) -> Tensor:
+    """Area under the curves until all regions are gone, against their share, by trapezoids."""
     if not isinstance(maps, Tensor):
         raise TypeError(f"maps must be a tensor, not {type(maps).__name__}")
-    steps = checked_regions(x, region_size, 1, edge).count
-    return region_perturbation(
-        model, x, target, maps, region_size, steps, order, fill, repeats, output, batch_size, seed,
-        edge=edge, first_image=first_image,
-    )  # fmt: skip
-
-
-def _area(scores: Tensor) -> Tensor:
-    """Area under curves (N, repeats, L + 1) against the share of the steps, by trapezoids."""
-    mean = scores.double().mean(dim=1)
+    settings = with_defaults(options)
+    steps = checked_regions(x, region_size, 1, settings["edge"]).count
+    curves = region_perturbation(
+        model, x, target, maps, region_size, steps, order, fill, **settings
+    )
+    mean = curves.scores.double().mean(dim=1)
     inner = mean.sum(dim=1) - (mean[:, 0] + mean[:, -1]) / 2
-    area: Tensor = inner / (mean.shape[1] - 1)
+    area: Tensor = inner / steps
     return area
 
 

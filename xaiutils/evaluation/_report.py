@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, get_args, get_origin
 
 import pandas as pd
 import torch
@@ -32,11 +32,9 @@ from xaiutils.evaluation._faithfulness import (
     saco,
     sensitivity_n,
 )
-from xaiutils.evaluation._fills import Fill
-from xaiutils.evaluation._jobs import Output
+from xaiutils.evaluation._options import PerturbationOptions, check_names
 from xaiutils.evaluation._perturbation import (
     ConstantHeatmapWarning,
-    FillName,
     Order,
     _summed,
     checked_draws,
@@ -55,7 +53,7 @@ from xaiutils.evaluation._statistics import (
     holm,
     sign_flip,
 )
-from xaiutils.windows import Edge, Reduce, Regions
+from xaiutils.windows import Regions
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -66,25 +64,6 @@ _ACROSS = 7  # regions from side to side of a smaller image
 _SHARE = 0.16  # of the regions are replaced, as in Samek et al. 2017
 _ENOUGH_FOR_BCA = 20
 _OWN = "own"
-
-
-class PerturbationOptions(TypedDict, total=False):
-    """What `region_perturbation` can be told by those who call it for others.
-
-    A type checker reads from it which options there are: a misspelt one is an error.
-    """
-
-    region_size: int
-    steps: int
-    fill: FillName | Fill
-    repeats: int
-    output: Output
-    batch_size: int | None
-    region_score: Reduce
-    edge: Edge
-    first_image: int
-    progress: bool
-    windowed: bool | None
 
 
 class Key(NamedTuple):
@@ -239,13 +218,22 @@ def measure_of_maps(
             ]
         ).mean(dim=0)
 
-    taken = set(inspect.signature(metric).parameters)
+    taken = _taken(metric)
 
     def _known_options(trial: Trial) -> dict[str, Any]:
         known: dict[str, Any] = {**trial.options, "seed": trial.seed}
         return {name: value for name, value in known.items() if name in taken}
 
     return Measure(label, of, larger_is_better)
+
+
+def _taken(metric: Callable[..., Tensor]) -> set[str]:
+    """The names of what a function takes, and of what it unpacks."""
+    taken = dict(inspect.signature(metric).parameters)
+    if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        taken = dict(inspect.signature(metric, eval_str=True).parameters)
+    unpacked = [one.annotation for one in taken.values() if get_origin(one.annotation) is Unpack]
+    return set(taken).union(*(get_args(one)[0].__optional_keys__ for one in unpacked))
 
 
 def _aopc(order: Order) -> Callable[[Trial, Key], Tensor]:
@@ -405,9 +393,7 @@ def _trial(
     options: PerturbationOptions,
 ) -> Trial:
     """All that was given, checked before anything is computed."""
-    if unknown := sorted(set(options) - set(PerturbationOptions.__annotations__)):
-        known = ", ".join(sorted(PerturbationOptions.__annotations__))
-        raise TypeError(f"there is no option {unknown[0]!r}; there are {known}")
+    check_names(options, PerturbationOptions.__optional_keys__)
     graph.check_model(model)
     graph.check_input(model, x)
     if len(x) < 2:

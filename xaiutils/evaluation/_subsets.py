@@ -8,6 +8,7 @@ the lot draws, and what replaces them, depends on the seed and the image's numbe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from xaiutils import graph
 from xaiutils.attribution import Target
 from xaiutils.evaluation._fills import Fill
-from xaiutils.evaluation._jobs import Output, Runner
+from xaiutils.evaluation._jobs import Runner
+from xaiutils.evaluation._options import MetricOptions, with_defaults
 from xaiutils.evaluation._perturbation import (
     FillName,
     _check_whole,
@@ -26,7 +28,6 @@ from xaiutils.evaluation._perturbation import (
 )
 from xaiutils.evaluation._pictures import Draws, Perturbation, generator
 from xaiutils.evaluation._sanity import correlation
-from xaiutils.windows import Edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +134,7 @@ def subset_falls(
     size: int | None = None,
     subsets: int = 100,
     fill: FillName | Fill = "uniform",
-    repeats: int = 1,
-    output: Output = "logit",
-    batch_size: int | None = None,
-    seed: int = 0,
-    *,
-    edge: Edge = "keep",
-    first_image: int = 0,
+    **options: Unpack[MetricOptions],
 ) -> SubsetFalls:
     """Take random subsets of the regions away, and read how far the output falls.
 
@@ -147,19 +142,14 @@ def subset_falls(
     ``subset_falls(...).correlation(maps)`` and ``subset_falls(...).infidelity(maps)``.
 
     Args:
-        model: As in `region_perturbation`, like all arguments that are not named here.
-        x: Images (N, C, H, W).
-        target: The class whose output is watched; None for the one that is named at `x`.
-        region_size: Side of a region, in pixels.
+        model: As in `deletion`, like all arguments that are not named here.
+        x: Likewise.
+        target: Likewise.
+        region_size: Likewise.
         size: Number of regions in a subset; a tenth of all, at least one, if None.
         subsets: How many are drawn for each image. The subsets of different sizes are nested.
-        fill: What replaces a region.
-        repeats: How often the fill is drawn.
-        output: "logit", "probability" or a callable.
-        batch_size: Pictures per forward pass.
-        seed: Of all draws.
-        edge: What happens at the edge.
-        first_image: Number of the first image.
+        fill: Likewise.
+        **options: Likewise.
 
     Returns:
         The falls, and the subsets.
@@ -169,9 +159,8 @@ def subset_falls(
         ValueError: As in `region_perturbation`, or a subset is larger than the picture.
     """
     _check_whole("subsets", subsets, least=1)
-    runner, draws = prepared(
-        model, x, target, region_size, fill, repeats, output, batch_size, seed, edge, first_image
-    )
+    settings = with_defaults(options)
+    runner, draws = prepared(model, x, target, region_size, fill, settings)
     count = draws.regions.count
     size = max(1, count // 10) if size is None else size
     _check_whole("size", size, least=1)
@@ -179,7 +168,8 @@ def subset_falls(
         raise ValueError(f"a subset of {size} needs as many regions; there are {count}")
     ranks = torch.stack([_ranks(draws, n, subsets) for n in range(len(x))], dim=1)
     gone = ranks < size
-    return SubsetFalls(draws, gone, falls_without(runner, draws, gone, repeats))
+    falls = falls_without(runner, draws, gone, settings["repeats"])
+    return SubsetFalls(draws, gone, falls)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,19 +198,15 @@ def prepared(
     target: Target,
     region_size: int,
     fill: FillName | Fill,
-    repeats: int,
-    output: Output,
-    batch_size: int | None,
-    seed: int,
-    edge: Edge,
-    first_image: int,
+    settings: MetricOptions,
 ) -> tuple[Runner, Draws]:
     """What scores the pictures, and what is drawn; the arguments are checked."""
     graph.check_model(model)
     graph.check_input(model, x)
-    regions = checked_regions(x, region_size, 1, edge)
-    runner = checked_runner(model, target, output, batch_size, repeats, windowed=False)
-    return runner, checked_draws(x, regions, fill, seed, first_image)
+    regions = checked_regions(x, region_size, 1, settings["edge"])
+    how = settings["output"], settings["batch_size"], settings["repeats"]
+    runner = checked_runner(model, target, *how, windowed=False)
+    return runner, checked_draws(x, regions, fill, settings["seed"], settings["first_image"])
 
 
 def falls_without(runner: Runner, draws: Draws, gone: Tensor, repeats: int) -> Tensor:
