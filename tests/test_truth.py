@@ -116,6 +116,17 @@ def test_in_difull_nothing_outside_of_the_cell_can_reach_the_output(parts, pictu
     torch.testing.assert_close(before, alone)
 
 
+def test_cells_take_turns_over_blocks(parts, pictures):
+    whole = truth.grid_instrument(parts, pictures, CLASSES)
+    block = truth.grid_instrument(parts, pictures[2:], CLASSES[2:], first=2)
+    assert torch.equal(block.truth, whole.truth[2:])
+    assert torch.equal(block.target, whole.target[2:])
+    with torch.no_grad():
+        torch.testing.assert_close(block.model(block.x), whole.model(whole.x)[2:])
+    with pytest.raises(ValueError, match="first must be"):
+        truth.grid_instrument(parts, pictures, CLASSES, first=-1)
+
+
 @pytest.mark.parametrize("name", ["gradient", "input_x_gradient", "lrp", "guided_backprop"])
 def test_what_goes_backwards_is_zero_outside_in_difull_and_not_in_gridpg(parts, pictures, name):
     shares = []
@@ -278,6 +289,10 @@ def test_a_measure_is_judged_by_what_it_says_of_the_truth():
 
     judged = truth.judge_metric(good, instrument, 4)
     assert judged.beats("truth", "moved") == judged.beats("truth", "noise") == 1
+    rungs = [judged.scores[name].tolist() for name in ("truth", "noisy", "noise", "moved")]
+    ahead = [rated[0] > max(rated[1:]) for rated in zip(*rungs, strict=True)]
+    assert judged.first == sum(ahead) / 6 < 1, "with four regions, noise may keep the order"
+    assert set(judged.scores) == {"truth", "noisy", "noise", "moved"}, "no outside of a ranking"
     assert judged.change("scaled") == judged.change("shifted") == judged.change("drawn_again") == 0
     wrong = truth.judge_metric(bad, instrument, 4, shift=5.0)
     torch.testing.assert_close(
@@ -299,6 +314,51 @@ def test_the_measures_run_and_prefer_the_truth_on_the_additive_network():
         if name not in ("LeRF", "own minus borrowed"):
             assert judged.beats("truth", "noise") >= 0.75, name
         assert judged.change("scaled") < 1e-3, name
+
+
+def test_relevance_where_nothing_can_reach_the_output_is_worth_nothing(parts, pictures):
+    """In DiFull removing what lies outside changes nothing; measures by removal say so exactly."""
+    instrument = truth.grid_instrument(parts, pictures, CLASSES, "full")
+    maps = truth.ladder(instrument, 4)
+    inside = instrument.truth[:, None]
+    assert torch.equal(maps["leaky"][inside], maps["truth"][inside])
+    assert (maps["leaky"][~inside] > 0).all()
+    assert not (maps["moved"][inside] > 0).any()
+    assert (instrument.score(maps["moved"]) == 0).all()
+    measures = truth.metrics(4, subsets=5)
+    given = instrument.model, instrument.x, instrument.target
+    assert measures["MoRF"](*given, maps["moved"], 0).tolist() == [0] * 4
+    assert measures["LeRF"](*given, maps["truth"], 0).tolist() == [0] * 4
+    assert (measures["MoRF"](*given, maps["truth"], 0) != 0).all()
+    for rung, half in (("truth", "MoRF"), ("moved", "LeRF")):  # the other half is zero
+        whole, one = (measures[name](*given, maps[rung], 0) for name in ("ABPC", half))
+        torch.testing.assert_close(whole, one)
+
+
+def test_a_probability_is_shared_by_all_cells(parts, pictures):
+    """Pixels of other cells move the probability of a class: on a network cut apart ask logits."""
+    instrument = truth.grid_instrument(parts, pictures, CLASSES, "full")
+    other = torch.where(instrument.truth[:, None], instrument.x, torch.zeros(()))
+    rows = torch.arange(4)
+    with torch.no_grad():
+        before, after = instrument.model(instrument.x), instrument.model(other)
+    assert torch.equal(before[rows, instrument.target], after[rows, instrument.target])
+    moved = (before.softmax(1) - after.softmax(1))[rows, instrument.target]
+    assert moved.abs().min() > 1e-6
+
+
+def test_the_truth_comes_first_where_removal_is_the_truth():
+    """On the additive network by every area, and by own minus borrowed: the oracle is on top."""
+    digits = data.mnist("test", source="embedded", per_class=1).images[:6]
+    instrument = truth.additive_instrument(digits, seed=1)
+    maps = truth.ladder(instrument, 4) | {"picture": torch.as_tensor(digits)}
+    measures = truth.metrics(4)
+    for name in ("MoRF", "LeRF", "ABPC", "own minus borrowed", "deletion", "insertion", "SaCo"):
+        means = {
+            rung: measures[name](instrument.model, instrument.x, instrument.target, m, 0).mean()
+            for rung, m in maps.items()
+        }
+        assert max(means, key=means.get) == "truth", name
 
 
 # ---------------------------------------------------------------------------------------- errors

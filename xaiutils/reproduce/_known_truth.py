@@ -1,35 +1,28 @@
 """``known-truth``: all methods on instruments whose truth is known, and the measures judged."""
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from xaiutils import attribution, data, evaluation, models
+from xaiutils import attribution, evaluation, models
 from xaiutils.evaluation import truth
+from xaiutils.reproduce import _known_measures
 from xaiutils.reproduce._explained import heatmap, weights
+from xaiutils.reproduce._known_instruments import CELL, GRIDS, INSTRUMENTS, Case, cases, instrument
 from xaiutils.reproduce._options import names, require_known, require_positive
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._tables import write_table
-from xaiutils.reproduce._work import keep_plan, kept
+from xaiutils.reproduce._work import keep_plan, kept, save
 
-Case = tuple[str, int]
-"""An instrument and the seed of its network; of a grid, which block of pictures."""
-
-_GRIDS: dict[str, truth.Connection] = {"GridPG": "joint", "DiPart": "part", "DiFull": "full"}
-_DIGITS = ("additive", "backdoor", "watermark")
-INSTRUMENTS = (*data.RULES, *_DIGITS, *_GRIDS)
-_JUDGED = ("additive", *data.RULES, "backdoor")  # by these the measures are judged
-_REGION, _CELL, _BLOCK = 4, 112, 2  # pixels, pixels, grids
-_WATERMARKS = 2  # networks: an autoencoder takes minutes
+_KINDS = ("score", "unsigned", "refused")
 _SLOW = ("dmbp", "dmbp_l2")  # are left out on the grids, where their search takes minutes
-_SURE = 0.5  # the least probability of a picture's class at the size of a cell
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -53,154 +46,70 @@ def run(options: argparse.Namespace) -> int:
     """Measure the cases that are not there yet, then write the tables."""
     require_known(options, methods=attribution.METHODS, instruments=INSTRUMENTS)
     require_positive(options, "seeds", "pictures", "grids")
-    plan: dict[str, Any] = {"methods": list(options.methods), "pictures": options.pictures}
+    plan: dict[str, Any] = {"pictures": options.pictures}
     facts: dict[str, Any] = {
+        "methods": list(options.methods),
         "instruments": list(options.instruments),
         "seeds": options.seeds,
         "judging": options.judging,
     }
-    if set(options.instruments) & set(_GRIDS):
+    if set(options.instruments) & set(GRIDS):
         classifier = models.load_classifier(options.model)
-        facts |= {"grids": options.grids, "model": options.model, "cell": _CELL}
+        facts |= {"grids": options.grids, "model": options.model, "cell": CELL}
         facts["weights"] = weights(classifier.module, classifier.source)
     keep_plan(options.work, plan)
-    cases = list(_cases(options))
-    found = {case: _methods_of(options, case) for case in tqdm(cases, unit="cases")}
-    _write_methods(options.out, found)
+    wanted = list(cases(options))
+    _write_methods(options.out, {c: _methods_of(options, c) for c in tqdm(wanted, unit="cases")})
     if options.judging:
-        judged = [case for case in cases if case[0] in _JUDGED and case[1] < options.judging]
-        _write_metrics(options.out, {c: _metrics_of(options, c) for c in tqdm(judged)})
+        judged = _known_measures.judged_cases(options)
+        _known_measures.write(options.out, {c: _metrics_of(options, c) for c in tqdm(judged)})
     record = provenance(command_line(), **plan, **facts)
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
     return 0
-
-
-def _cases(options: argparse.Namespace) -> Iterator[Case]:
-    for name in options.instruments:
-        many = -(-options.grids // _BLOCK) if name in _GRIDS else options.seeds
-        most = _WATERMARKS if name == "watermark" else many
-        yield from ((name, seed) for seed in range(min(many, most)))
-
-
-# --------------------------------------------------------------------------------- instruments
-
-
-def _instrument(options: argparse.Namespace, case: Case) -> truth.Instrument:
-    name, seed = case
-    if name in _GRIDS:
-        return _grid(options, _GRIDS[name], seed)
-    if name in _DIGITS:
-        digits = data.mnist("test", source="embedded", per_class=10, sample=seed % 10)
-        x, labels = torch.as_tensor(digits.images), torch.as_tensor(digits.labels)
-        if name == "additive":
-            found = truth.additive_instrument(x, seed)
-        elif name == "backdoor":
-            network = _trained(options, case, truth.backdoored_classifier)
-            found = truth.backdoor_instrument(x, labels, seed, network)
-        else:
-            found = truth.watermark_instrument(x, labels, seed)
-        return found.subset(slice(options.pictures))
-    rule = next(rule for rule in data.RULES if rule == name)
-    network = _trained(options, case, partial(truth.planted_network, rule))
-    return truth.planted_instrument(rule, options.pictures, seed, network)
-
-
-def _trained(
-    options: argparse.Namespace, case: Case, train: Callable[[int], nn.Module]
-) -> nn.Module:
-    """The network of a case, trained once: methods and measures ask for it."""
-    name, seed = case
-    path = options.work / f"network-{name}-{seed}.pt"
-    if not path.exists():
-        network = train(seed)
-        part = path.with_suffix(".part")
-        torch.save(network, part)
-        part.replace(path)
-    found: nn.Module = torch.load(path, weights_only=False)
-    return found.eval()
-
-
-def _grid(
-    options: argparse.Namespace, connection: truth.Connection, block: int
-) -> truth.Instrument:
-    """Grids of pictures of an ImageNet sample that the network is sure of, block by block."""
-    classifier = models.load_classifier(options.model)
-    path = options.work / f"sure-{options.model}.safetensors"
-    sure = kept(path, partial(_sure, classifier))
-    wanted = slice(4 * _BLOCK * block, 4 * _BLOCK * (block + 1))
-    numbers, classes = sure["numbers"][wanted], sure["classes"][wanted]
-    if len(numbers) < 4 * _BLOCK:
-        raise SystemExit(f"--grids: only {len(sure['numbers']) // 4} grids can be made.")
-    images = data.imagenet_sample()
-    small = _small(classifier, [images.images[i] for i in numbers.tolist()])
-    pictures = small.view(_BLOCK, 4, *small.shape[1:])
-    labels = classes.view(_BLOCK, 4)
-    return truth.grid_instrument(classifier.module, pictures, labels, connection)
-
-
-@torch.no_grad()
-def _sure(classifier: models.Classifier) -> dict[str, Tensor]:
-    """Numbers and classes of the pictures that are named rightly, and surely, when small."""
-    images = data.imagenet_sample()
-    numbers, classes = [], []
-    for number in range(0, len(images), 7):  # the classes stand in order: far apart, no kin
-        probability = classifier.module(_small(classifier, [images.images[number]])).softmax(1)[0]
-        label = int(images.labels[number])
-        if probability.argmax() == label and probability[label] > _SURE:
-            numbers.append(number)
-            classes.append(label)
-    by_lot = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
-    return {"numbers": torch.tensor(numbers)[by_lot], "classes": torch.tensor(classes)[by_lot]}
-
-
-def _small(classifier: models.Classifier, pictures: list[Any]) -> Tensor:
-    x = classifier.batch(pictures)
-    return F.interpolate(x, size=(_CELL, _CELL), mode="bilinear", antialias=True)
 
 
 # ------------------------------------------------------------------------------------- measured
 
 
 def _methods_of(options: argparse.Namespace, case: Case) -> dict[str, Tensor]:
-    """Scores of all methods on one case, with and without the sign; chance; and the checks."""
-    return kept(options.work / f"{case[0]}-{case[1]}.safetensors", partial(_score, options, case))
+    """Scores of all methods on one case, with and without the sign; chance; and the checks.
+
+    What the work folder has of them is read; methods that it has not are measured and added.
+    """
+    path = options.work / f"{case[0]}-{case[1]}.safetensors"
+    found = load_file(path) if path.exists() else {}
+    asked = [name for name in options.methods if case[0] not in GRIDS or name not in _SLOW]
+    missing = [name for name in asked if not {f"score/{name}", f"refused/{name}"} & set(found)]
+    if missing or not found:
+        found |= _scores(instrument(options, case), missing, case[1])
+        save(path, found)
+    others = {key for key in found if key.split("/")[0] in _KINDS} - _keys(options.methods)
+    return {key: value for key, value in found.items() if key not in others}
 
 
-def _score(options: argparse.Namespace, case: Case) -> dict[str, Tensor]:
-    instrument = _instrument(options, case)
-    found = {"chance": instrument.chance(), "oracle": instrument.score(instrument.oracle())}
-    for check in instrument.checks:
+def _keys(methods: Sequence[str]) -> set[str]:
+    return {f"{kind}/{name}" for kind in _KINDS for name in methods}
+
+
+def _scores(known: truth.Instrument, methods: Sequence[str], seed: int) -> dict[str, Tensor]:
+    found = {"chance": known.chance(), "oracle": known.score(known.oracle())}
+    for check in known.checks:
         found[f"check/{check.what}"] = torch.tensor([check.value, check.low, check.high])
-    for name in options.methods:
-        if case[0] in _GRIDS and name in _SLOW:
-            continue
+    for name in methods:
         try:
-            maps = heatmap(name, instrument.model, instrument.x, instrument.target, case[1])
+            maps = heatmap(name, known.model, known.x, known.target, seed)
         except ValueError:  # a method that refuses the network has no score
+            found[f"refused/{name}"] = torch.ones(1)
             continue
-        found[f"score/{name}"] = instrument.score(maps)
-        found[f"unsigned/{name}"] = instrument.score(evaluation.unsigned(maps))
+        found[f"score/{name}"] = known.score(maps)
+        found[f"unsigned/{name}"] = known.score(evaluation.unsigned(maps))
     return found
 
 
 def _metrics_of(options: argparse.Namespace, case: Case) -> dict[str, Tensor]:
-    path = options.work / f"metrics-{case[0]}-{case[1]}.safetensors"
-    return kept(path, partial(_judge, options, case))
-
-
-def _judge(options: argparse.Namespace, case: Case) -> dict[str, Tensor]:
-    """Scores of the ladder of maps by every measure, on one case; nothing if it is not sound."""
-    instrument, found = _instrument(options, case), dict[str, Tensor]()
-    measures = truth.metrics(_REGION) if instrument.sound else {}
-    for name, metric in measures.items():
-        try:
-            judged = truth.judge_metric(metric, instrument, _REGION, case[1])
-        except ValueError:  # IROF cannot divide by an output that is not positive
-            continue
-        found |= {f"{name}/{rung}": scores for rung, scores in judged.scores.items()}
-        for change in ("scaled", "shifted", "drawn_again"):
-            found[f"{name}/{change}"] = getattr(judged, change)
-    return found or {"not sound": torch.zeros(1)}
+    """What the measures say of the ladder of maps on one case."""
+    path = options.work / f"measures-{case[0]}-{case[1]}.safetensors"
+    return kept(path, partial(_known_measures.judge, options, case, _known_measures.ours))
 
 
 # --------------------------------------------------------------------------------------- tables
@@ -219,7 +128,7 @@ def _write_methods(out: Path, found: Mapping[Case, Mapping[str, Tensor]]) -> Non
         | dict(zip(("value", "low", "high"), value.tolist(), strict=True))
         | {"passed": _passed({key: value})}
         for (name, seed), case in found.items()
-        for key, value in case.items()
+        for key, value in sorted(case.items())  # a file that is read again has its own order
         if key.startswith("check/")
     ]
     write_table(out, "networks", networks)
@@ -237,13 +146,11 @@ def _rows(name: str, cases: list[Mapping[str, Tensor]]) -> Iterator[dict[str, An
     """One row for each method, with and without its sign, over all networks of an instrument."""
     chance = torch.cat([case["chance"] for case in cases])
     groups = [str(k) for k, case in enumerate(cases) for _ in case["chance"]]
-    keys = dict.fromkeys(
-        key for case in cases for key in case if key.startswith(("score/", "unsigned/"))
-    )
-    for key in keys:
+    keys = {key for case in cases for key in case if key.startswith(("score/", "unsigned/"))}
+    for key in sorted(keys):
         scores = torch.cat([case[key] for case in cases])
         kind, method = key.split("/")
-        over = groups if len(cases) > 1 and name not in _GRIDS else None
+        over = groups if len(cases) > 1 and name not in GRIDS else None
         found = evaluation.bootstrap(scores, method="t", groups=over)
         yield {
             "instrument": name,
@@ -254,36 +161,8 @@ def _rows(name: str, cases: list[Mapping[str, Tensor]]) -> Iterator[dict[str, An
             "high": found.high,
             "chance": chance.mean().item(),
             "right": (scores > (1 + chance) / 2).double().mean().item(),
+            "oracle": torch.cat([case["oracle"] for case in cases]).min().item(),
             "pictures": len(scores),
-            "networks": 1 if name in _GRIDS else len(cases),
+            "networks": 1 if name in GRIDS else len(cases),
             "p_value": evaluation.sign_flip(scores - chance, tail="normal"),
         }
-
-
-def _write_metrics(out: Path, found: Mapping[Case, Mapping[str, Tensor]]) -> None:
-    """How each measure rates the truth, over all networks of an instrument."""
-    rows = []
-    for name in dict.fromkeys(name for name, _ in found):
-        cases = [values for case, values in found.items() if case[0] == name]
-        cases = [values for values in cases if "not sound" not in values]
-        for metric in dict.fromkeys(key.split("/")[0] for case in cases for key in case):
-            rows.append({"instrument": name, "metric": metric} | _judgement_row(cases, metric))
-    write_table(out, "metrics", rows)
-
-
-def _judgement_row(cases: list[Mapping[str, Tensor]], metric: str) -> dict[str, Any]:
-    parts = [key.split("/")[1] for key in cases[0] if key.split("/")[0] == metric]
-    values = {part: torch.cat([case[f"{metric}/{part}"] for case in cases]) for part in parts}
-    changed = ("scaled", "shifted", "drawn_again")
-    judged = truth.Judgement(
-        {part: v for part, v in values.items() if part not in changed},
-        **{part: values[part] for part in changed},
-    )
-    return {
-        "pictures": len(values["truth"]),
-        "networks": len(cases),
-        "reactive": judged.reactive,
-        "truth_over_noisy": judged.beats("truth", "noisy"),
-        "truth_over_noise": judged.beats("truth", "noise"),
-        "truth_over_moved": judged.beats("truth", "moved"),
-    } | {part: judged.change(part) for part in changed}

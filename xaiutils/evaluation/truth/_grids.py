@@ -157,7 +157,11 @@ def grid(pictures: Tensor) -> Tensor:
 
 
 def grid_instrument(
-    module: nn.Module, pictures: Tensor, classes: Tensor, connection: Connection = "full"
+    module: nn.Module,
+    pictures: Tensor,
+    classes: Tensor,
+    connection: Connection = "full",
+    first: int = 0,
 ) -> Instrument:
     """GridPG, DiPart or DiFull: does a map point at the picture whose class it is asked for?
 
@@ -169,12 +173,14 @@ def grid_instrument(
         pictures: (N, cells^2, C, s, s), preprocessed, those of a grid of different classes.
         classes: Their classes, (N, cells^2) int64.
         connection: As in `GridNetwork`.
+        first: The cell that the first grid is explained for, from 0, row by row; the next grid is
+            explained for the next cell. For grids that are made block by block.
 
     Returns:
         The instrument; its truth is the cell of the class, so that chance is 1 / cells^2.
 
     Raises:
-        ValueError: The shapes do not fit, or a class occurs twice in a grid.
+        ValueError: The shapes do not fit, a class occurs twice in a grid, or `first` is negative.
     """
     whole = grid(pictures)
     if pictures.ndim != 5 or classes.shape != pictures.shape[:2]:
@@ -186,8 +192,10 @@ def grid_instrument(
             raise ValueError(
                 f"grid {index} has a class twice, {row}; put pictures of different classes together"
             )
+    if first < 0:
+        raise ValueError(f"first must be 0 or more, the number of a cell, not {first}")
     number, count = classes.shape
-    cells, asked = round(count**0.5), torch.arange(number) % count
+    cells, asked = round(count**0.5), (first + torch.arange(number)) % count
     parts: Sequence[nn.Module] = (
         list(module) if isinstance(module, nn.ModuleList) else grid_parts(module)
     )

@@ -19,6 +19,7 @@ from xaiutils.evaluation import _faithfulness
 from xaiutils.evaluation._controls import borrowed
 from xaiutils.evaluation._curves import Curves, abpc, own_minus_borrowed
 from xaiutils.evaluation._fills import Fill, Uniform
+from xaiutils.evaluation._jobs import OutputName
 from xaiutils.evaluation._perturbation import region_perturbation
 from xaiutils.evaluation._segments import irof
 from xaiutils.evaluation.truth._instrument import Instrument
@@ -55,6 +56,12 @@ class Judgement:
         truth, noisy, noise = (self.scores[name] for name in ("truth", "noisy", "noise"))
         return ((truth > noisy) & (noisy > noise)).double().mean().item()
 
+    @property
+    def first(self) -> float:
+        """Share of pictures on which the truth scores more than every other map of the ladder."""
+        others = torch.stack([scores for name, scores in self.scores.items() if name != "truth"])
+        return (self.scores["truth"] > others).all(0).double().mean().item()
+
     def change(self, what: str) -> float:
         """Mean change of the truth's score, in units of what it is ahead of noise by.
 
@@ -76,11 +83,14 @@ class Judgement:
 
 
 def ladder(instrument: Instrument, region_size: int, seed: int = 0) -> dict[str, Tensor]:
-    """Maps of known worth: the truth, the truth with noise, noise, and the truth at a wrong place.
+    """Maps of known worth: the truth, with noise, noise alone, at a wrong place, and leaking.
 
     The noise is the same for all pixels of a region, so that it does not average out when a measure
     sums over regions; in "noisy" its standard deviation is half of the largest truth. "moved" is
     the truth, shifted cyclically by half of the picture's sides: as compact as it is, and wrong.
+    "leaky" is the truth, and relevance outside of it: the absolute value of the noise of "noisy".
+    Where it is proved that nothing outside can reach the output (DiFull), this is provably worse
+    than the truth, since nothing else is different.
 
     Args:
         instrument: Its pictures are the maps' pictures.
@@ -88,18 +98,20 @@ def ladder(instrument: Instrument, region_size: int, seed: int = 0) -> dict[str,
         seed: Of the noise.
 
     Returns:
-        "truth", "noisy", "noise" and "moved", each (N, 1, H, W).
+        "truth", "noisy", "noise" and "moved", each (N, 1, H, W); "leaky" if the truth is a mask.
     """
     truth = instrument.oracle()
     noise = _noise(truth, region_size, seed)
     size = truth.abs().amax((1, 2, 3), keepdim=True)
     height, width = truth.shape[-2:]
-    return {
+    maps = {
         "truth": truth,
         "noisy": truth + size / 2 * noise,
         "noise": _noise(truth, region_size, seed + 1),
         "moved": truth.roll((height // 2, width // 2), (2, 3)),
     }
+    leaky = {"leaky": torch.where(truth > 0, truth, size / 2 * noise.abs())}
+    return maps | leaky if instrument.is_mask else maps
 
 
 def judge_metric(
@@ -134,19 +146,24 @@ def judge_metric(
     )
 
 
-def metrics(region_size: int, fill: Fill | None = None, subsets: int = 50) -> dict[str, Metric]:
+def metrics(
+    region_size: int,
+    fill: Fill | None = None,
+    subsets: int = 50,
+    irof_output: OutputName = "probability",
+) -> dict[str, Metric]:
     """The measures of this package, each larger for better maps, with the same regions and fill.
 
     Args:
         region_size: In pixels.
         fill: What replaces a region; None is uniform noise in [0, 1].
         subsets: How many sets of regions the correlations are taken over.
+        irof_output: What IROF watches; it divides by it, so that it must be positive.
 
     Returns:
         By name: the areas of MoRF and of LeRF (its sign turned) at 16 % of the regions, ABPC, own
         minus borrowed, deletion (its sign turned), insertion, faithfulness correlation,
-        Sensitivity-n, infidelity (its sign turned), SaCo and IROF. All watch the logit but
-        IROF, which divides by the output and so needs a positive one: it watches the probability.
+        Sensitivity-n, infidelity (its sign turned), SaCo and IROF. All but IROF watch the logit.
     """
     common: dict[str, Any] = {"fill": fill or Uniform()}
     sets = common | {"region_size": region_size, "subsets": subsets}
@@ -170,7 +187,7 @@ def metrics(region_size: int, fill: Fill | None = None, subsets: int = 50) -> di
         "Sensitivity-n": wrapped(_faithfulness.sensitivity_n, 1, sizes=(2, 8), **sets),
         "infidelity": wrapped(_faithfulness.infidelity, -1, **sets),
         "SaCo": wrapped(_faithfulness.saco, 1, **with_regions),
-        "IROF": wrapped(irof, 1, segments=49, output="probability", **common),
+        "IROF": wrapped(irof, 1, segments=49, output=irof_output, **common),
     }
 
 

@@ -1,0 +1,85 @@
+"""Measures of heatmaps, judged on the instruments of ``known-truth``: ours and others."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaiutils import data, evaluation
+from xaiutils.evaluation import truth
+from xaiutils.reproduce._known_instruments import CELL, Case, cases, instrument
+from xaiutils.reproduce._tables import write_table
+
+Measures = Callable[[truth.Instrument], Mapping[str, truth.Metric]]
+"""Which measures an instrument judges; one that makes no sense on it is left out."""
+
+JUDGING = ("additive", *data.RULES, "backdoor", "DiFull")
+_CHANGES = ("scaled", "shifted", "drawn_again")
+_BETTER = ("noisy", "noise", "moved", "leaky")  # the truth should be rated above each of these
+
+
+def judged_cases(options: argparse.Namespace) -> list[Case]:
+    """The cases that judge measures: so many networks of each, and all grids of DiFull."""
+    found = [case for case in cases(options) if case[0] in JUDGING]
+    return [case for case in found if case[0] == "DiFull" or case[1] < options.judging]
+
+
+def region(name: str) -> int:
+    """Side of a region, in pixels: a quarter of a grid's cell, a seventh of a small picture."""
+    return CELL // 4 if name == "DiFull" else 4
+
+
+def ours(known: truth.Instrument) -> Mapping[str, truth.Metric]:
+    """Our measures, with noise in the range of the pictures.
+
+    Of a network cut apart the logit is watched throughout, which is positive there: a probability
+    is shared out over the classes of all cells, and so changes with pixels that cannot matter.
+    """
+    if known.name != "DiFull":
+        return truth.metrics(region(known.name))
+    fill = evaluation.Uniform.of(known.x)
+    return truth.metrics(region(known.name), fill, irof_output="logit")
+
+
+def judge(options: argparse.Namespace, case: Case, measures: Measures) -> dict[str, Tensor]:
+    """Scores of the ladder of maps by every measure, on one case; nothing if it is not sound."""
+    known, found = instrument(options, case), dict[str, Tensor]()
+    for name, metric in measures(known).items() if known.sound else ():
+        try:
+            judged = truth.judge_metric(metric, known, region(case[0]), case[1])
+        except ValueError:  # IROF cannot divide by an output that is not positive
+            continue
+        found |= {f"{name}/{rung}": scores for rung, scores in judged.scores.items()}
+        found |= {f"{name}/{change}": getattr(judged, change) for change in _CHANGES}
+    return found or {"not sound": torch.zeros(1)}
+
+
+def write(out: Path, found: Mapping[Case, Mapping[str, Tensor]]) -> None:
+    """Write how each measure rates the truth, over all networks of an instrument."""
+    rows = []
+    for name in dict.fromkeys(name for name, _ in found):
+        sound = [values for case, values in found.items() if case[0] == name]
+        sound = [values for values in sound if "not sound" not in values]
+        for metric in sorted({key.split("/")[0] for values in sound for key in values}):
+            rows.append({"instrument": name, "metric": metric} | _row(sound, metric))
+    write_table(out, "metrics", rows)
+
+
+def _row(cases: list[Mapping[str, Tensor]], metric: str) -> dict[str, Any]:
+    parts = [key.split("/")[1] for key in cases[0] if key.split("/")[0] == metric]
+    values = {part: torch.cat([case[f"{metric}/{part}"] for case in cases]) for part in parts}
+    judged = truth.Judgement(
+        {part: v for part, v in values.items() if part not in _CHANGES},
+        **{part: values[part] for part in _CHANGES},
+    )
+    over = {
+        f"truth_over_{worse}": judged.beats("truth", worse)
+        for worse in _BETTER
+        if worse in judged.scores
+    }
+    row: dict[str, Any] = {"pictures": len(values["truth"]), "networks": len(cases)}
+    row |= {"reactive": judged.reactive, "first": judged.first}
+    return row | over | {change: judged.change(change) for change in _CHANGES}
