@@ -152,6 +152,8 @@ class Runner:
         """How to recompute windows only, or None if whole pictures are better."""
         if self.windowed is False:
             return None
+        if self.windowed is None and jobs.draws.x.device.type != "cpu":
+            return None  # an accelerator runs whole pictures faster: windows are much small work
         if jobs.draws.sees_mask:
             if self.windowed:
                 raise ValueError(
