@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from xaiutils.evaluation import truth
 from xaiutils.reproduce import _known_measures
@@ -169,17 +168,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=12)
     parser.add_argument("--grids", type=int, default=4)
     options = parser.parse_args()
-    options.model, options.seeds = "squeezenet1_1", options.judging
+    options.model, options.seeds = "squeezenet1_1", 5
     options.instruments = _known_measures.JUDGING
     plan = {"pictures": options.pictures}
     keep_plan(options.work, plan)
 
-    def judged(case: Case) -> dict[str, Tensor]:
+    def judge(case: Case) -> dict[str, Tensor]:
         path = options.work / f"others-{case[0]}-{case[1]}.safetensors"
         return kept(path, partial(_known_measures.judge, options, case, others))
 
-    found = {case: judged(case) for case in tqdm(_known_measures.judged_cases(options))}
-    _known_measures.write(OUT, found)
+    _known_measures.write(OUT, _known_measures.judged(options, judge))
     command = "python benchmarks/known_truth_others.py --work work/known-truth"
     facts = {"libraries": LIBRARIES, "judging": options.judging, "grids": options.grids}
     write_json(OUT.with_suffix(".json"), provenance(command, **plan, **facts))

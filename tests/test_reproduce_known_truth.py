@@ -72,6 +72,7 @@ def test_tables_say_what_the_instruments_say(whole):
     judged = pd.read_csv(folder / "table-metrics.csv").set_index("metric")
     assert set(judged.index) == {"MoRF", "SaCo"}
     assert judged.loc["SaCo", ["pictures", "networks"]].tolist() == [6, 2]
+    assert judged.loc["MoRF", "highest"] == "truth"
     record = json.loads((folder / "table.json").read_text())
     assert record["methods"] == ["gradient", "lrp", "random"]
     assert str(folder) not in json.dumps(record)
@@ -137,9 +138,17 @@ def test_a_folder_of_another_run_is_refused(whole, tmp_path):
         known_truth(tmp_path, "--instruments=lie")
 
 
-def test_the_measures_are_judged_by_networks_and_by_grids():
+def test_the_measures_are_judged_by_sound_networks_and_by_grids():
     options = argparse.Namespace(
-        instruments=("GridPG", "DiFull", "watermark", "decoy"), seeds=3, grids=6, judging=2
+        instruments=("GridPG", "DiFull", "watermark", "decoy"), seeds=4, grids=6, judging=2
     )
-    found = _known_measures.judged_cases(options)
-    assert found == [("DiFull", 0), ("DiFull", 1), ("DiFull", 2), ("decoy", 0), ("decoy", 1)]
+    asked = []
+
+    def judge(case):
+        asked.append(case)
+        return {"not sound" if case == ("decoy", 1) else "MoRF/truth": torch.zeros(1)}
+
+    grids = [("DiFull", 0), ("DiFull", 1), ("DiFull", 2)]
+    found = _known_measures.judged(options, judge)
+    assert list(found) == [*grids, ("decoy", 0), ("decoy", 2)]
+    assert asked == [*grids, ("decoy", 0), ("decoy", 1), ("decoy", 2)], "two are enough"

@@ -291,6 +291,8 @@ def test_a_measure_is_judged_by_what_it_says_of_the_truth():
     assert judged.beats("truth", "moved") == judged.beats("truth", "noise") == 1
     rungs = [judged.scores[name].tolist() for name in ("truth", "noisy", "noise", "moved")]
     ahead = [rated[0] > max(rated[1:]) for rated in zip(*rungs, strict=True)]
+    assert judged.highest == "truth"
+    assert truth.judge_metric(bad, instrument, 4).highest == "noise"
     assert judged.first == sum(ahead) / 6 < 1, "with four regions, noise may keep the order"
     assert set(judged.scores) == {"truth", "noisy", "noise", "moved"}, "no outside of a ranking"
     assert judged.change("scaled") == judged.change("shifted") == judged.change("drawn_again") == 0

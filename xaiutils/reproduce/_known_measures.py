@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from xaiutils import data, evaluation
 from xaiutils.evaluation import truth
@@ -17,14 +18,23 @@ Measures = Callable[[truth.Instrument], Mapping[str, truth.Metric]]
 """Which measures an instrument judges; one that makes no sense on it is left out."""
 
 JUDGING = ("additive", *data.RULES, "backdoor", "DiFull")
+_NOT_SOUND = "not sound"
 _CHANGES = ("scaled", "shifted", "drawn_again")
 _BETTER = ("noisy", "noise", "moved", "leaky")  # the truth should be rated above each of these
 
 
-def judged_cases(options: argparse.Namespace) -> list[Case]:
-    """The cases that judge measures: so many networks of each, and all grids of DiFull."""
-    found = [case for case in cases(options) if case[0] in JUDGING]
-    return [case for case in found if case[0] == "DiFull" or case[1] < options.judging]
+def judged(
+    options: argparse.Namespace, judge_case: Callable[[Case], dict[str, Tensor]]
+) -> dict[Case, dict[str, Tensor]]:
+    """What is judged: by so many sound networks of each instrument, and by all grids of DiFull."""
+    found: dict[Case, dict[str, Tensor]] = {}
+    for case in tqdm([case for case in cases(options) if case[0] in JUDGING]):
+        enough = sum(name == case[0] for name, _ in found) >= options.judging
+        if enough and case[0] != "DiFull":
+            continue
+        values = judge_case(case)
+        found |= {} if _NOT_SOUND in values else {case: values}
+    return found
 
 
 def region(name: str) -> int:
@@ -49,12 +59,12 @@ def judge(options: argparse.Namespace, case: Case, measures: Measures) -> dict[s
     known, found = instrument(options, case), dict[str, Tensor]()
     for name, metric in measures(known).items() if known.sound else ():
         try:
-            judged = truth.judge_metric(metric, known, region(case[0]), case[1])
+            verdict = truth.judge_metric(metric, known, region(case[0]), case[1])
         except ValueError:  # IROF cannot divide by an output that is not positive
             continue
-        found |= {f"{name}/{rung}": scores for rung, scores in judged.scores.items()}
-        found |= {f"{name}/{change}": getattr(judged, change) for change in _CHANGES}
-    return found or {"not sound": torch.zeros(1)}
+        found |= {f"{name}/{rung}": scores for rung, scores in verdict.scores.items()}
+        found |= {f"{name}/{change}": getattr(verdict, change) for change in _CHANGES}
+    return found or {_NOT_SOUND: torch.zeros(1)}
 
 
 def write(out: Path, found: Mapping[Case, Mapping[str, Tensor]]) -> None:
@@ -62,7 +72,6 @@ def write(out: Path, found: Mapping[Case, Mapping[str, Tensor]]) -> None:
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         sound = [values for case, values in found.items() if case[0] == name]
-        sound = [values for values in sound if "not sound" not in values]
         for metric in sorted({key.split("/")[0] for values in sound for key in values}):
             rows.append({"instrument": name, "metric": metric} | _row(sound, metric))
     write_table(out, "metrics", rows)
@@ -71,15 +80,15 @@ def write(out: Path, found: Mapping[Case, Mapping[str, Tensor]]) -> None:
 def _row(cases: list[Mapping[str, Tensor]], metric: str) -> dict[str, Any]:
     parts = [key.split("/")[1] for key in cases[0] if key.split("/")[0] == metric]
     values = {part: torch.cat([case[f"{metric}/{part}"] for case in cases]) for part in parts}
-    judged = truth.Judgement(
+    verdict = truth.Judgement(
         {part: v for part, v in values.items() if part not in _CHANGES},
         **{part: values[part] for part in _CHANGES},
     )
     over = {
-        f"truth_over_{worse}": judged.beats("truth", worse)
+        f"truth_over_{worse}": verdict.beats("truth", worse)
         for worse in _BETTER
-        if worse in judged.scores
+        if worse in verdict.scores
     }
     row: dict[str, Any] = {"pictures": len(values["truth"]), "networks": len(cases)}
-    row |= {"reactive": judged.reactive, "first": judged.first}
-    return row | over | {change: judged.change(change) for change in _CHANGES}
+    row |= {"reactive": verdict.reactive, "first": verdict.first, "highest": verdict.highest}
+    return row | over | {change: verdict.change(change) for change in _CHANGES}

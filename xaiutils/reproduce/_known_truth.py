@@ -22,7 +22,6 @@ from xaiutils.reproduce._tables import write_table
 from xaiutils.reproduce._work import keep_plan, kept, save
 
 _KINDS = ("score", "unsigned", "refused")
-_SLOW = ("dmbp", "dmbp_l2")  # are left out on the grids, where their search takes minutes
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -61,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
     wanted = list(cases(options))
     _write_methods(options.out, {c: _methods_of(options, c) for c in tqdm(wanted, unit="cases")})
     if options.judging:
-        judged = _known_measures.judged_cases(options)
-        _known_measures.write(options.out, {c: _metrics_of(options, c) for c in tqdm(judged)})
+        judged = _known_measures.judged(options, partial(_metrics_of, options))
+        _known_measures.write(options.out, judged)
     record = provenance(command_line(), **plan, **facts)
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
     return 0
@@ -78,8 +77,8 @@ def _methods_of(options: argparse.Namespace, case: Case) -> dict[str, Tensor]:
     """
     path = options.work / f"{case[0]}-{case[1]}.safetensors"
     found = load_file(path) if path.exists() else {}
-    asked = [name for name in options.methods if case[0] not in GRIDS or name not in _SLOW]
-    missing = [name for name in asked if not {f"score/{name}", f"refused/{name}"} & set(found)]
+    known = [{f"score/{name}", f"refused/{name}"} & set(found) for name in options.methods]
+    missing = [name for name, there in zip(options.methods, known, strict=True) if not there]
     if missing or not found:
         found |= _scores(instrument(options, case), missing, case[1])
         save(path, found)

@@ -62,6 +62,12 @@ class Judgement:
         others = torch.stack([scores for name, scores in self.scores.items() if name != "truth"])
         return (self.scores["truth"] > others).all(0).double().mean().item()
 
+    @property
+    def highest(self) -> str:
+        """The map that scores most on average; "truth" if it shares the first place."""
+        means = {name: scores.mean().item() for name, scores in self.scores.items()}
+        return max(means, key=lambda name: (means[name], name == "truth"))
+
     def change(self, what: str) -> float:
         """Mean change of the truth's score, in units of what it is ahead of noise by.
 
