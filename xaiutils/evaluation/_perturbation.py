@@ -159,8 +159,9 @@ def region_perturbation(
             draws of image ``first_image + i``.
         progress: Show a progress bar with the time left.
         windowed: Whether to recompute the early layers only around the region that was replaced.
-            The scores are the same but for rounding. None does so where an estimate says that it
-            pays; False never; True always, for networks that :func:`xaiutils.graph.trace` reads.
+            The scores are the same but for rounding. None does so on the CPU where an estimate says
+            that it pays; False never; True always, for networks that :func:`xaiutils.graph.trace`
+            reads.
 
     Returns:
         The `Curves`, or a dictionary of them for a mapping.
