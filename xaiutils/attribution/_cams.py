@@ -139,9 +139,10 @@ def grad_cam_plus_plus(
     the target; and they do not grow with the output: of twice the network they are not twice as
     large.
 
-    pytorch-grad-cam computes this. TorchCAM puts :math:`\sum_{u, v} A^k (G^k)^3` in place of
-    :math:`S_k\, G^k(u, v)^3`; the authors' own code divides :math:`\alpha^k` by its sum over the
-    places before it is used.
+    pytorch-grad-cam computes this but for a small number in the divisor. The authors' own code
+    divides :math:`\alpha^k` by its sum over the places before it is used. TorchCAM 0.5.0 leaves out
+    the division (its code divides a copy), so that :math:`w_k` is the sum of
+    :math:`\max(0, G^k(u, v))^3`.
 
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
