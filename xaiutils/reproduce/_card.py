@@ -33,7 +33,7 @@ _UNMEASURED = {
     "Semantic directness": "Not measured: its definition says it, or nothing does.",
 }
 _SURE = 0.05
-_TOGETHER = "\N{NO-BREAK SPACE}"  # an interval is not torn apart on a narrow page
+TOGETHER = "\N{NO-BREAK SPACE}"  # an interval is not torn apart on a narrow page
 _FEW = 10
 
 
@@ -59,7 +59,7 @@ def summary(frame: pd.DataFrame) -> str:
     return (
         f"Of {ahead + behind + undecided} lines that have a better and a worse, {ahead} are ahead "
         f"of their control, {behind} behind it, and {undecided} open (sign-flip test over images, "
-        "corrected for all of them by Holm's procedure)."
+        "Student's t over networks; corrected for all of them by Holm's procedure)."
     )
 
 
@@ -121,16 +121,16 @@ def _refusal(attribute: str, record: Mapping[str, Any]) -> str:
 def _line(row: pd.Series, verdict: str) -> str:
     few = f", {row['images']:.0f} images" if row["images"] < _FEW else ""
     what = f"{row['what']} ({row['on']}{few})"
-    value = interval_text(row["value"], row["low"], row["high"])
-    lead = interval_text(row["lead"], row["lead_low"], row["lead_high"], signed=True)
+    value = _interval(row["value"], row["low"], row["high"])
+    lead = _interval(row["lead"], row["lead_low"], row["lead_high"], signed=True)
     held = f"{row['control']} {_number(row['control_value'])}"
     return f"| {what} | {value} against {held} | {lead} {verdict}".rstrip() + " |"
 
 
-def interval_text(mean: float, low: float, high: float, signed: bool = False) -> str:
+def _interval(mean: float, low: float, high: float, signed: bool = False) -> str:
     """A mean with its interval, three digits each."""
     mark = "+" if signed and mean > 0 else ""
-    return f"{mark}{_number(mean)} [{_number(low)},{_TOGETHER}{_number(high)}]"
+    return f"{mark}{_number(mean)} [{_number(low)},{TOGETHER}{_number(high)}]"
 
 
 def _number(value: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pandas as pd
 
 from xaiutils import attribution
-from xaiutils.reproduce._card import body, interval_text, summary, verdicts
+from xaiutils.reproduce._card import TOGETHER, body, summary, verdicts
 from xaiutils.reproduce._provenance import write_text
 from xaiutils.reproduce.results import folder, record, table
 
@@ -32,6 +32,7 @@ _AXES = {
     "truth/suppressor": "signal and suppressor:\nshare above chance",
 }
 _DASH = "–"
+_OF_LOGITS, _OF_SHARES = 1, 2  # digits after the point
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -101,20 +102,25 @@ def ranked(frame: pd.DataFrame) -> list[str]:
 
 
 def _board(frame: pd.DataFrame, methods: list[str]) -> str:
+    """A table that fits a phone: few digits, and an interval below its mean where it is narrow."""
     there = {line: head for line, head in SHOWN.items() if line in set(frame["line"])}
     lines = [f"| method | {' | '.join(there.values())} |", "|---" * (len(there) + 1) + "|"]
-    leads = frame.set_index(["method", "line"])
+    leads = frame.assign(said=verdicts(frame)).set_index(["method", "line"])
     for name in methods:
         cells = [_cell(leads, name, line) for line in there]
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return ":::{div} score-board\n" + "\n".join(lines) + "\n:::\n"
 
 
 def _cell(leads: pd.DataFrame, method: str, line: str) -> str:
     if (method, line) not in leads.index:
         return _DASH
     row = cast("pd.Series", leads.loc[(method, line)])
-    return interval_text(row["lead"], row["lead_low"], row["lead_high"], signed=True)
+    digits = _OF_SHARES if line.startswith("truth/") else _OF_LOGITS
+    mean, low, high = (f"{row[name]:z.{digits}f}" for name in ("lead", "lead_low", "lead_high"))
+    lead = f"{'+' if float(mean) > 0 else ''}{mean}"
+    lead = f"**{lead}**" if row["said"] == "ahead" else lead
+    return f"{lead} [{low},{TOGETHER}{high}]"
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:

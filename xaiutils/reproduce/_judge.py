@@ -32,10 +32,9 @@ from xaiutils.reproduce._explained import weights
 from xaiutils.reproduce._judge_method import MethodError, Refused, Subject, load_once, load_subject
 from xaiutils.reproduce._judge_tests import LINES, PER_CLASS, SETTINGS, TESTS, Found
 from xaiutils.reproduce._options import names
-from xaiutils.reproduce._provenance import command_line, provenance, write_json, write_text
+from xaiutils.reproduce._provenance import provenance, write_json, write_text
 from xaiutils.reproduce._work import keep_plan, save
 
-_HOW = ("--dask", "--all")  # options that do not change a card
 _FIRST_LOOK = 2  # digits, before anything long is begun
 _ENOUGH_FOR_BCA = 20
 _ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
@@ -69,15 +68,17 @@ def run(options: argparse.Namespace) -> int:
         work = options.work / slug(subject.name)
         found, refused = _judge(subject, name, work, options)
         frame, facts = card_frame(subject, found), _facts(subject, options.tests, refused)
+        command = _command([name], options.tests)
         out = options.out if options.out and len(wanted) == 1 else work / "card"
-        write_card(out, frame, facts)
+        write_card(out, frame, _record(command, **facts))
         judged.append((frame, facts))
         print(f"{subject.name}: {len(frame)} lines, in {out}.md")
     if options.out and len(wanted) > 1:
         frame = pd.concat([frame for frame, _ in judged])
         write_text(Path(f"{options.out}.csv"), frame.to_csv(index=False, float_format="%.6g"))
-        record = {facts["method"]: facts for _, facts in judged}
-        write_json(Path(f"{options.out}.json"), _record(methods=record))
+        methods = {facts["method"]: facts for _, facts in judged}
+        command = _command(["--all"] if options.all else wanted, options.tests)
+        write_json(Path(f"{options.out}.json"), _record(command, methods=methods))
     return 0
 
 
@@ -203,9 +204,19 @@ def _row(name: str, values: Mapping[str, Tensor], grouped: bool) -> dict[str, An
     row |= {"control": line.control, "control_value": _ends("v", "", held, most, groups)["v"]}
     row |= _ends("lead", "lead_", lead, most, groups)
     row |= {"better": line.better, "images": len(own)}
-    if line.better:  # networks are few and are not flipped: the images are
-        row["p"] = evaluation.sign_flip(lead, tail="normal")
+    if line.better:
+        row["p"] = _p_value(lead, groups)
     return row
+
+
+def _p_value(lead: Tensor, groups: Tensor | None) -> float:
+    """Of the sign-flip test over images; of Student's t over networks, as their interval is."""
+    if groups is None:
+        return evaluation.sign_flip(lead, tail="normal")
+    from scipy.stats import ttest_1samp  # slow to import
+
+    means = [lead[groups == number].mean().item() for number in groups.unique()]
+    return float(ttest_1samp(means, 0.0).pvalue) if any(means) else 1.0
 
 
 def _ends(
@@ -233,17 +244,22 @@ def _facts(subject: Subject, tests: Sequence[str], refused: Mapping[str, str]) -
     }
 
 
-def _record(**facts: Any) -> dict[str, Any]:
+def _command(methods: Sequence[str], tests: Sequence[str]) -> str:
+    """What is typed for this again; where the blocks lie and who computes them changes no card."""
+    some = [] if list(tests) == list(TESTS) else [f"--tests={','.join(tests)}"]
+    return " ".join(["python -m xaiutils.reproduce judge", *methods, *some])
+
+
+def _record(command: str, **facts: Any) -> dict[str, Any]:
     networks = ("mnist_cnn", "efficientnet_lite0")
     used = {name: models.load_classifier(name) for name in networks}
     about = {name: weights(found.module, found.source) for name, found in used.items()}
     settings = {kind: dict(found) for kind, found in SETTINGS.items()}
-    return provenance(command_line(leave_out=_HOW), **facts, settings=settings, weights=about)
+    return provenance(command, **facts, settings=settings, weights=about)
 
 
-def write_card(out: Path, frame: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+def write_card(out: Path, frame: pd.DataFrame, record: dict[str, Any]) -> None:
     """Write the card: Markdown to read, csv with all digits, json with how it came about."""
-    record = _record(**facts)
     write_text(Path(f"{out}.csv"), frame.to_csv(index=False, float_format="%.6g"))
     write_json(Path(f"{out}.json"), record)
     written = json.loads(json.dumps(record))
