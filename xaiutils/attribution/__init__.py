@@ -20,9 +20,21 @@ from typing import Any
 
 from torch import Tensor
 
+from xaiutils.attribution._baselines import Baselines, Units
 from xaiutils.attribution._cam import grad_cam
+from xaiutils.attribution._cams import (
+    ablation_cam,
+    grad_cam_plus_plus,
+    guided_grad_cam,
+    hires_cam,
+    layer_cam,
+    score_cam,
+    xgrad_cam,
+)
 from xaiutils.attribution._common import Named, Network, Target
 from xaiutils.attribution._composites import COMPOSITES, Composite
+from xaiutils.attribution._contrastive import clrp, sglrp
+from xaiutils.attribution._deeplift import deeplift
 from xaiutils.attribution._dmbp import Disentangled, dmbp, dmbp_heatmap
 from xaiutils.attribution._dmbp_objectives import (
     Extraction,
@@ -30,6 +42,7 @@ from xaiutils.attribution._dmbp_objectives import (
     Objective,
     Purity,
 )
+from xaiutils.attribution._fullgrad import FullGradients, full_gradients, fullgrad
 from xaiutils.attribution._grad_lam import (
     WEIGHTINGS,
     LatentMaps,
@@ -38,13 +51,7 @@ from xaiutils.attribution._grad_lam import (
     decoder_norms,
     grad_lam,
 )
-from xaiutils.attribution._gradients import (
-    gradient,
-    input_x_gradient,
-    integrated_gradients,
-    sensitivity,
-    smoothgrad,
-)
+from xaiutils.attribution._gradients import gradient, input_x_gradient, sensitivity
 from xaiutils.attribution._label_free import (
     exp_vae,
     label_free_gradient,
@@ -60,6 +67,7 @@ from xaiutils.attribution._lrp import (
     lrp,
 )
 from xaiutils.attribution._modified import deconvnet, guided_backprop, random
+from xaiutils.attribution._noise import smoothgrad, smoothgrad_squared, vargrad
 from xaiutils.attribution._nonlinear_rules import (
     Half,
     Held,
@@ -68,7 +76,14 @@ from xaiutils.attribution._nonlinear_rules import (
     SignalTakesAll,
     Taylor,
 )
+from xaiutils.attribution._occluded import occlusion
+from xaiutils.attribution._paths import (
+    CompletenessWarning,
+    expected_gradients,
+    integrated_gradients,
+)
 from xaiutils.attribution._report import LayerRelevance, RelevanceReport
+from xaiutils.attribution._rise import rise
 from xaiutils.attribution._route import Conditions
 from xaiutils.attribution._rules import (
     AlphaBeta,
@@ -86,6 +101,7 @@ from xaiutils.attribution._rules import (
     Zero,
     ZPlus,
 )
+from xaiutils.attribution._shapley import shapley
 from xaiutils.attribution._targets import (
     Contrast,
     Difference,
@@ -148,6 +164,8 @@ __all__ = [
     "METHODS",
     "WEIGHTINGS",
     "AlphaBeta",
+    "Baselines",
+    "CompletenessWarning",
     "Composite",
     "Conditions",
     "Contrast",
@@ -157,6 +175,7 @@ __all__ = [
     "Extraction",
     "FilterExtraction",
     "Flat",
+    "FullGradients",
     "Gamma",
     "Half",
     "Held",
@@ -183,31 +202,50 @@ __all__ = [
     "Step",
     "Target",
     "Taylor",
+    "Units",
     "UnpreprocessedWarning",
     "WSquare",
     "WithBias",
     "ZBox",
     "ZPlus",
     "Zero",
+    "ablation_cam",
+    "clrp",
     "decoder_gram",
     "decoder_norms",
     "deconvnet",
+    "deeplift",
     "dmbp",
     "dmbp_heatmap",
     "exp_vae",
+    "expected_gradients",
+    "full_gradients",
+    "fullgrad",
     "grad_cam",
+    "grad_cam_plus_plus",
     "grad_lam",
     "gradient",
     "guided_backprop",
+    "guided_grad_cam",
+    "hires_cam",
     "input_x_gradient",
     "integrated_gradients",
     "label_free_gradient",
     "lafam",
+    "layer_cam",
     "lrp",
+    "occlusion",
     "random",
     "random_map",
     "relax",
+    "rise",
+    "score_cam",
     "sensitivity",
+    "sglrp",
+    "shapley",
     "smoothgrad",
+    "smoothgrad_squared",
     "value_of",
+    "vargrad",
+    "xgrad_cam",
 ]
