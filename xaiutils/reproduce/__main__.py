@@ -9,6 +9,7 @@ from xaiutils.reproduce import (
     _ceiling,
     _choices,
     _claims,
+    _class_blindness,
     _complexity,
     _controls,
     _dmbp,
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     _ceiling.add_command(commands)
     _choices.add_command(commands)
     _claims.add_command(commands)
+    _class_blindness.add_command(commands)
     _complexity.add_command(commands)
     _controls.add_command(commands)
     _dmbp.add_command(commands)

@@ -70,6 +70,21 @@ def by_blocks(
     return {name: torch.cat([part[name] for part in parts]) for name in sorted(parts[0])}
 
 
+def there(work: Path, numbers: range, size: int) -> tuple[dict[str, Tensor], list[int]]:
+    """The blocks that a run has stored so far, put together, and the numbers of their images.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    blocks = [numbers[first : first + size] for first in range(0, len(numbers), size)]
+    stored = [block for block in blocks if block_path(work, block).exists()]
+    if not stored:
+        raise SystemExit(f"--there: no block is in {work} yet; run without it first.")
+    parts = [load_file(block_path(work, block)) for block in stored]
+    found = {name: torch.cat([part[name] for part in parts]) for name in sorted(parts[0])}
+    return found, [number for block in stored for number in block]
+
+
 def block_path(work: Path, block: range) -> Path:
     """Where the results of these images are stored."""
     return work / f"images-{block.start:06}.safetensors"
