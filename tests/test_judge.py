@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import __main__ as command
-from xaiutils.reproduce import _cards, _dask, _judge
+from xaiutils.reproduce import _cards, _dask, _judge, results
 from xaiutils.reproduce._card import verdicts
 from xaiutils.reproduce._judge_method import load_subject
 from xaiutils.reproduce._judge_tests import LINES, TESTS
@@ -112,6 +112,8 @@ def test_the_card_has_every_attribute_and_every_line_with_interval_and_control(w
     assert tested["p_holm"].tolist() == pytest.approx(evaluation.holm(tested["p"].tolist()))
     assert record["origin"].startswith("sha256 ")
     assert record["method"] == "mine.py:heat"
+    assert record["command"].startswith("python -m xaiutils.reproduce judge ")
+    assert record["command"].endswith(f"mine.py:heat --tests={QUICK}")
     assert record["weights"]["mnist_cnn"]["sha256"]
 
 
@@ -132,14 +134,14 @@ def test_a_killed_run_goes_on_with_nothing_lost_or_counted_twice(work, folder, t
     typed = ["judge", f"{folder / 'mine.py'}:heat", f"--work={tmp_path}", f"--tests={QUICK}"]
     process = subprocess.Popen(
         [sys.executable, "-c", slow, *typed],
-        stderr=subprocess.DEVNULL,
+        stderr=(tmp_path / "errors").open("w"),
         env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},  # rounding
     )
     mine = tmp_path / "mine.py-heat"
     while process.poll() is None and len(list(mine.glob("*.safetensors"))) < 3:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "errors").read_text()
     kept = {path: path.stat().st_mtime_ns for path in mine.glob("*.safetensors")}
     assert 3 <= len(kept) < BLOCKS
     assert not (mine / "card.md").exists()
@@ -197,6 +199,11 @@ def test_shares_of_the_ceiling_are_ratios_of_means_and_networks_are_groups():
     row = _judge._row("truth/additive", values, grouped=True)
     expected = evaluation.bootstrap(torch.arange(5.0), method="t")
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+    # The p-value is that of the interval: at 1 - p its end is at zero.
+    end = evaluation.bootstrap(torch.arange(5.0), method="t", level=1 - row["p"])
+    assert end.low == pytest.approx(0, abs=1e-9)
+    row = _judge._row("truth/additive", values | {"own": values["control"]}, grouped=True)
+    assert row["p"] == 1
 
 
 def test_verdicts_follow_the_corrected_p_value():
@@ -254,6 +261,13 @@ def test_the_command_line_refuses_what_it_cannot_do(tmp_path):
         judge("lrp", tmp_path, "taste")
 
 
+def test_the_recorded_command_is_what_is_typed_again():
+    start = "python -m xaiutils.reproduce judge"
+    assert _judge._command(["--all"], list(TESTS)) == f"{start} --all"
+    assert _judge._command(["lrp", "random"], ["cost"]) == f"{start} lrp random --tests=cost"
+    assert results.record("cards")["command"] == f"{start} --all"
+
+
 def test_global_random_numbers_are_the_methods_own_affair():
     subject = load_subject("random")
     model = models.load_classifier("mnist_cnn").module
@@ -283,9 +297,11 @@ def test_the_page_has_a_card_for_each_method_and_a_score_board(tmp_path, monkeyp
     assert command.main(["cards", f"--out={tmp_path}"]) == 0
     page = (tmp_path / "cards.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
     board = page.split("## The cards")[0].splitlines()
-    assert board[0] == "| method | digits | photographs | trigger | suppressor |"
-    assert board[2] == "| another |" + " +2 [1.5, 2.5] |" * 4
-    assert board[3] == "| one way |" + " +1 [0.5, 1.5] |" * 4
+    assert board[1] == "| method | digits | photographs | trigger | suppressor |"
+    bold = " **+2.0** [1.5, 2.5] |" * 2 + " **+2.00** [1.50, 2.50] |" * 2
+    assert board[3] == "| another |" + bold
+    plain = " +1.0 [0.5, 1.5] |" * 2 + " +1.00 [0.50, 1.50] |" * 2
+    assert board[4] == "| one way |" + plain
     assert "digits: 1 of 2 ahead, 0 behind" in page
     assert (
         f"{len(attribution.METHODS)} of the {len(attribution.METHODS)} methods have no card" in page
@@ -294,3 +310,40 @@ def test_the_page_has_a_card_for_each_method_and_a_score_board(tmp_path, monkeyp
     assert page.count("+2 [1.5, 2.5] ahead |") == 4
     assert page.count("+1 [0.5, 1.5] open |") == 4
     assert (tmp_path / "cards.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_stored_page_is_that_of_the_stored_table():
+    stored = (results.folder() / "cards.md").read_text(encoding="utf-8")
+    assert stored == _cards.page(results.table("cards"), results.record("cards"))
+
+
+def test_what_the_page_says_is_what_the_table_shows():
+    words = " ".join(
+        (results.folder().parent / "book/cards.md").read_text(encoding="utf-8").split()
+    )
+    frame = results.table("cards")
+    frame["said"] = verdicts(frame)
+    by_line = {line: rows.set_index("method") for line, rows in frame.groupby("line")}
+
+    assert "each column of the score board puts them in another order" in words
+    orders = {tuple(by_line[line]["lead"].sort_values().index) for line in _cards.SHOWN}
+    assert len(orders) == len(_cards.SHOWN)
+
+    assert "`random`" in words
+    assert "ahead of its control on one line only, and that is stability" in words
+    lot = frame[frame["method"] == "random"]
+    assert lot[lot["said"] == "ahead"]["line"].tolist() == ["stability"]
+    assert "Any method that gives like maps for like pictures is more stable" in words
+    assert (by_line["stability"]["lead"] > 0).all()
+
+    assert "(the map of another class, minimality, ink, cost)" in words
+    without = set(frame[frame["said"] == ""]["line"].str.split("/").str[0])
+    assert without == {"label", "minimality", "ink", "cost", "network"}
+
+    assert "on fifty digits and on six photographs" in words
+    for line, number in zip(_cards.SHOWN, (50, 6), strict=False):
+        assert (by_line[line]["images"] == number).all()
+    assert "With six photographs no sign-flip test can say more than one in thirty-two" in words
+    few = frame[frame["images"] <= 6]
+    assert evaluation.sign_flip(torch.ones(6), tail="normal") == pytest.approx(1 / 32)
+    assert set(few["said"]) == {"open", ""}
