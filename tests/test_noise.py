@@ -41,7 +41,7 @@ def test_each_is_a_summary_of_the_same_copies(batch_size):
     maps = torch.stack([attribution.gradient(network, each, 1) for each in copies(x, 6)])
     for function, expected in summaries(maps).items():
         options = {"samples": 6, "batch_size": batch_size}
-        found = function(network, x, 1, return_error=True, **options)
+        found = function(network, x, 1, return_standard_error=True, **options)
         torch.testing.assert_close(found, expected, msg=function.__name__)
         torch.testing.assert_close(function(network, x, 1, **options), expected[0])
 
@@ -59,7 +59,7 @@ def test_any_method_can_be_averaged(method):
     network, x = small("bottleneck")
     maps = torch.stack([method(network, each, 1) for each in copies(x, 4)]).detach()
     for function, expected in summaries(maps).items():
-        found = function(network, x, 1, method=method, samples=4, return_error=True)
+        found = function(network, x, 1, method=method, samples=4, return_standard_error=True)
         torch.testing.assert_close(found, expected, msg=function.__name__)
 
 
@@ -121,7 +121,7 @@ def test_the_error_falls_as_one_over_the_root_of_the_samples():
         exact = function(network, x, 0, samples=4000, seed=99)
         errors = []
         for samples in (50, 800):
-            found, error = function(network, x, 0, samples=samples, return_error=True)
+            found, error = function(network, x, 0, samples=samples, return_standard_error=True)
             off = (found - exact).square().mean().sqrt()
             errors.append(error.square().mean().sqrt())
             assert 0.4 < off / errors[-1] < 2.5, function.__name__
@@ -146,7 +146,7 @@ def test_bad_options_are_refused(function):
     network, x = small("residual")
     bad = (
         ({"samples": 0}, "samples"),
-        ({"samples": 1, "return_error": True}, "at least 2"),
+        ({"samples": 1, "return_standard_error": True}, "at least 2"),
         ({"noise_level": -1.0}, "noise_level"),
         ({"noise_level": float("nan")}, "noise_level"),
         ({"batch_size": 0}, "batch_size"),

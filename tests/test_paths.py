@@ -235,7 +235,7 @@ def test_expected_gradients_are_the_mean_of_their_pairs():
             baselines=starts,
             samples=6,
             seed=3,
-            return_error=True,
+            return_standard_error=True,
             batch_size=batch_size,
         )
         torch.testing.assert_close(found, samples.mean(0))
@@ -249,7 +249,7 @@ def test_expected_gradients_come_near_and_their_error_falls_as_one_over_the_root
     missed, errors = [], []
     for samples in (100, 1600):
         found, error = expected_gradients(
-            network, x, 0, baselines=starts, samples=samples, return_error=True
+            network, x, 0, baselines=starts, samples=samples, return_standard_error=True
         )
         missed.append(float((found - exact).square().mean().sqrt()))
         errors.append(float(error.square().mean().sqrt()))
@@ -263,7 +263,7 @@ def test_expected_gradients_come_near_and_their_error_falls_as_one_over_the_root
 def test_expected_gradients_need_two_samples_for_an_error():
     network, x = small("residual")
     with pytest.raises(ValueError, match="at least 2"):
-        expected_gradients(network, x, baselines=[0.0], samples=1, return_error=True)
+        expected_gradients(network, x, baselines=[0.0], samples=1, return_standard_error=True)
     with pytest.raises(ValueError, match="samples"):
         expected_gradients(network, x, baselines=[0.0], samples=0)
 

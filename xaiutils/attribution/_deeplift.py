@@ -328,13 +328,14 @@ def quotient(gate: Gate, own: Tensor, base: Tensor) -> Tensor:
     Where the inputs are so near that rounding would tell in the quotient, and no bend is between
     them, it is the slope half-way, which differs from it by the square of their distance.
     """
-    change, middle = own - base, torch.lerp(base, own, 0.5)
+    change, rise = own - base, gate.forward(own) - gate.forward(base)
+    if isinstance(gate, (graph.ReLU, graph.Clamp)):  # slopes 0 and 1: nothing is rounded
+        return torch.where(change == 0, _slope(gate, own), rise / change)
     limit = torch.finfo(own.dtype).eps ** (1 / 3)
     near = change.abs() < limit * (1 + torch.maximum(own.abs(), base.abs()))
     if not gate.needs_input:  # of straight pieces: not across a bend
         near &= _slope(gate, own) == _slope(gate, base)
-    rise = gate.forward(own) - gate.forward(base)
-    return torch.where(near, _slope(gate, middle), rise / torch.where(near, 1.0, change))
+    return torch.where(near, _slope(gate, torch.lerp(base, own, 0.5)), rise / change)
 
 
 def _slope(gate: Gate, x: Tensor) -> Tensor:

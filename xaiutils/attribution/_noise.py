@@ -41,7 +41,7 @@ def smoothgrad(
     noise_level: float = 0.15,
     seed: int = 0,
     method: Method = gradient,
-    return_error: Literal[False] = False,
+    return_standard_error: Literal[False] = False,
     output: Output = None,
     batch_size: int | None = None,
 ) -> Tensor: ...
@@ -57,7 +57,7 @@ def smoothgrad(
     noise_level: float = 0.15,
     seed: int = 0,
     method: Method = gradient,
-    return_error: Literal[True],
+    return_standard_error: Literal[True],
     output: Output = None,
     batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -72,7 +72,7 @@ def smoothgrad(
     noise_level: float = 0.15,
     seed: int = 0,
     method: Method = gradient,
-    return_error: bool = False,
+    return_standard_error: bool = False,
     output: Output = None,
     batch_size: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -93,24 +93,33 @@ def smoothgrad(
         method: What is averaged in place of the gradient: ``method(model, x, target, output=...,
             batch_size=...)`` that returns a map of each image, as all in ``METHODS`` do; options
             by ``functools.partial``.
-        return_error: Whether to return the standard error of each value as well.
+        return_standard_error: Whether to return the standard error of each value as well.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
         batch_size: How many pictures, images times copies, at a time; bounds the memory. None: as
             many as there are images, or more if they are small.
 
     Returns:
         (N, C, H, W), in units of the output per unit of the input, or as ``method`` has them. With
-        ``return_error`` also its standard error, in the same shape and unit: the root of the
-        unbiased variance over ``samples``.
+        ``return_standard_error`` also its standard error, in the same shape and unit: the root of
+        the unbiased variance over ``samples``.
 
     Raises:
         TypeError: As in :func:`gradient`, or if ``method`` returns no tensor.
         ValueError: As in :func:`gradient`, or if ``samples`` or ``noise_level`` is out of range.
     """
     found = _moments(
-        model, x, target, samples, noise_level, seed, method, 1 + return_error, output, batch_size
+        model,
+        x,
+        target,
+        samples,
+        noise_level,
+        seed,
+        method,
+        1 + return_standard_error,
+        output,
+        batch_size,
     )
-    return (found.mean, found.error_of_mean()) if return_error else found.mean
+    return (found.mean, found.error_of_mean()) if return_standard_error else found.mean
 
 
 @overload
@@ -123,7 +132,7 @@ def smoothgrad_squared(
     noise_level: float = 0.15,
     seed: int = 0,
     method: Method = gradient,
-    return_error: Literal[False] = False,
+    return_standard_error: Literal[False] = False,
     output: Output = None,
     batch_size: int | None = None,
 ) -> Tensor: ...
@@ -139,7 +148,7 @@ def smoothgrad_squared(
     noise_level: float = 0.15,
     seed: int = 0,
     method: Method = gradient,
-    return_error: Literal[True],
+    return_standard_error: Literal[True],
     output: Output = None,
     batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -154,7 +163,7 @@ def smoothgrad_squared(
     noise_level: float = 0.15,
     seed: int = 0,
     method: Method = gradient,
-    return_error: bool = False,
+    return_standard_error: bool = False,
     output: Output = None,
     batch_size: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -172,13 +181,13 @@ def smoothgrad_squared(
         noise_level: Standard deviation of the noise, as a share of ``x.max() - x.min()``.
         seed: Of the noise.
         method: Whose maps are squared, as in :func:`smoothgrad`.
-        return_error: Whether to return the standard error of each value as well.
+        return_standard_error: Whether to return the standard error of each value as well.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
         batch_size: How many pictures at a time, as in :func:`smoothgrad`.
 
     Returns:
-        (N, C, H, W), not negative, in units of the squared map; with ``return_error`` also its
-        standard error.
+        (N, C, H, W), not negative, in units of the squared map; with ``return_standard_error``
+        also its standard error.
 
     Raises:
         TypeError: As in :func:`smoothgrad`.
@@ -192,12 +201,12 @@ def smoothgrad_squared(
         noise_level,
         seed,
         method,
-        1 + return_error,
+        1 + return_standard_error,
         output,
         batch_size,
         squared=True,
     )
-    return (found.mean, found.error_of_mean()) if return_error else found.mean
+    return (found.mean, found.error_of_mean()) if return_standard_error else found.mean
 
 
 @overload
@@ -210,7 +219,7 @@ def vargrad(
     noise_level: float = 0.15,
     seed: int = 0,
     method: Method = gradient,
-    return_error: Literal[False] = False,
+    return_standard_error: Literal[False] = False,
     output: Output = None,
     batch_size: int | None = None,
 ) -> Tensor: ...
@@ -226,7 +235,7 @@ def vargrad(
     noise_level: float = 0.15,
     seed: int = 0,
     method: Method = gradient,
-    return_error: Literal[True],
+    return_standard_error: Literal[True],
     output: Output = None,
     batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -241,7 +250,7 @@ def vargrad(
     noise_level: float = 0.15,
     seed: int = 0,
     method: Method = gradient,
-    return_error: bool = False,
+    return_standard_error: bool = False,
     output: Output = None,
     batch_size: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -260,24 +269,24 @@ def vargrad(
         noise_level: Standard deviation of the noise, as a share of ``x.max() - x.min()``.
         seed: Of the noise.
         method: Whose maps vary, as in :func:`smoothgrad`.
-        return_error: Whether to return the standard error of each value as well, from the fourth
-            moment; for few samples it is coarse.
+        return_standard_error: Whether to return the standard error of each value as well, from the
+            fourth moment; for few samples it is coarse.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
         batch_size: How many pictures at a time, as in :func:`smoothgrad`.
 
     Returns:
-        (N, C, H, W), not negative, in units of the squared map; with ``return_error`` also its
-        standard error.
+        (N, C, H, W), not negative, in units of the squared map; with ``return_standard_error``
+        also its standard error.
 
     Raises:
         TypeError: As in :func:`smoothgrad`.
         ValueError: As in :func:`smoothgrad`.
     """
-    order = 4 if return_error else 2
+    order = 4 if return_standard_error else 2
     found = _moments(
         model, x, target, samples, noise_level, seed, method, order, output, batch_size
     )
-    return (found.variance, found.error_of_variance()) if return_error else found.variance
+    return (found.variance, found.error_of_variance()) if return_standard_error else found.variance
 
 
 def _moments(

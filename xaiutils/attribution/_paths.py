@@ -224,7 +224,7 @@ def expected_gradients(
     units: Units | None = None,
     samples: int = 100,
     seed: int = 0,
-    return_error: Literal[False] = False,
+    return_standard_error: Literal[False] = False,
     output: Output = None,
     batch_size: int | None = None,
 ) -> Tensor: ...
@@ -240,7 +240,7 @@ def expected_gradients(
     units: Units | None = None,
     samples: int = 100,
     seed: int = 0,
-    return_error: Literal[True],
+    return_standard_error: Literal[True],
     output: Output = None,
     batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -255,7 +255,7 @@ def expected_gradients(
     units: Units | None = None,
     samples: int = 100,
     seed: int = 0,
-    return_error: bool = False,
+    return_standard_error: bool = False,
     output: Output = None,
     batch_size: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -276,25 +276,27 @@ def expected_gradients(
         units: What black and white are for the network: ``clf.preprocess``.
         samples: The number of pairs.
         seed: Of the draws.
-        return_error: Whether to return the standard error of each value as well.
+        return_standard_error: Whether to return the standard error of each value as well.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
         batch_size: How many pictures, images times samples, at a time; bounds the memory.
 
     Returns:
-        (N, C, H, W), in units of the output; with ``return_error`` also its standard error, in the
-        same shape and unit.
+        (N, C, H, W), in units of the output; with ``return_standard_error`` also its standard
+        error, in the same shape and unit.
 
     Raises:
         TypeError: As in :func:`integrated_gradients`.
         ValueError: As in :func:`integrated_gradients`, or if ``samples`` is not positive, or less
             than 2 where an error is asked for.
     """
-    check_samples(samples, return_error)
+    check_samples(samples, return_standard_error)
     network, x, explained = prepare_slopes(model, x, target, output)
     starts, rows = makers(baselines, x, units), rows_at_once(x, batch_size)
     explained = settled(network, x, explained, batch_size)
-    moments = _sampled(network, x, explained, starts, samples, seed, rows, 1 + return_error)
-    return (moments.mean, moments.error_of_mean()) if return_error else moments.mean
+    moments = _sampled(
+        network, x, explained, starts, samples, seed, rows, 1 + return_standard_error
+    )
+    return (moments.mean, moments.error_of_mean()) if return_standard_error else moments.mean
 
 
 def check_samples(samples: int, spread: bool) -> None:
