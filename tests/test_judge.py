@@ -126,10 +126,11 @@ def test_captums_methods_are_judged_as_ours(work, folder):
 
 def test_a_killed_run_goes_on_with_nothing_lost_or_counted_twice(work, folder, tmp_path):
     slow = (
-        "import sys, time; from xaiutils.reproduce import _judge, __main__ as command;"
+        "import argparse, sys, time; from xaiutils.reproduce import _judge;"  # quick to import
         "work = _judge.save;"
         "_judge.save = lambda *a: (work(*a), time.sleep(0.2));"
-        "command.main(sys.argv[1:])"
+        "parser = argparse.ArgumentParser(); _judge.add_command(parser.add_subparsers());"
+        "options = parser.parse_args(sys.argv[1:]); options.run(options)"
     )
     typed = ["judge", f"{folder / 'mine.py'}:heat", f"--work={tmp_path}", f"--tests={QUICK}"]
     process = subprocess.Popen(
