@@ -90,7 +90,8 @@ def _maker(given: object, x: Tensor, units: Units | None) -> Maker:
 
 
 def _fixed(given: Tensor | float, x: Tensor) -> Maker:
-    start = _checked(torch.as_tensor(given), x)
+    number = torch.float64  # a number keeps its digits where x has more than float32
+    start = _checked(given if isinstance(given, Tensor) else torch.tensor(given, dtype=number), x)
     return lambda x, generator: start
 
 

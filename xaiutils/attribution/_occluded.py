@@ -66,7 +66,8 @@ def occlusion(
         windowed: Whether to recompute windows only; None where that is estimated to pay.
 
     Returns:
-        (N, 1, H, W), in units of the output: the falls, which do not sum to anything.
+        (N, 1, H, W), in units of the output: the falls, which do not sum to anything. A square in
+        which the picture is what it would be covered with has exactly 0.
 
     Raises:
         TypeError: As in :func:`xaiutils.attribution.gradient`.
@@ -98,12 +99,16 @@ def _falls(
     game: Perturbed, rows: Sequence[Span], columns: Sequence[Span], windowed: bool | None
 ) -> Tensor:
     """How far the value falls for each square of each image, (N, squares) float64."""
+    start = game.ends[1]
+    values = start[:, None].repeat(1, len(rows) * len(columns))
+    inside = (_inside(rows, game.x.shape[2]), _inside(columns, game.x.shape[3]))
+    todo = torch.einsum("nhw,rh,cw->nrc", game.changed.double(), *inside).flatten(1) > 0
     branches = _branches(game, rows, columns, windowed)
     if branches is None:
-        found = _whole(game, rows, columns)
+        _whole(game, rows, columns, todo, values)
     else:
-        found = _windowed(game, branches, len(rows) * len(columns))
-    return game.ends[1][:, None] - found
+        _windowed(game, branches, todo, values)
+    return start[:, None] - values
 
 
 def _batch(game: Perturbed) -> int:
@@ -131,32 +136,29 @@ def _branches(
     return branches if windowed or branches.saving() >= WORTHWHILE else None
 
 
-def _windowed(game: Perturbed, branches: Branches, count: int) -> Tensor:
-    """The value of each picture, (N, squares)."""
-    values = torch.empty(len(game.x), count, dtype=torch.float64)
-    for images in batches(len(game.x), _states(game, count)):
+def _windowed(game: Perturbed, branches: Branches, todo: Tensor, values: Tensor) -> None:
+    """Write the value of each picture in which a square changes anything, (N, squares)."""
+    for images in batches(len(game.x), _states(game, todo.shape[1])):
         branches.begin(game.x[images], game.baseline[images])
-        states = torch.arange(len(images)).repeat_interleave(count)
-        squares = torch.arange(count).repeat(len(images))
+        states, squares = todo[images].nonzero(as_tuple=True)
         for places, outputs in branches.outputs(states, squares):
             numbers = images[states[places]]
             values[numbers, squares[places]] = game.read(outputs, numbers)
-    return values
 
 
-def _whole(game: Perturbed, rows: Sequence[Span], columns: Sequence[Span]) -> Tensor:
+def _whole(
+    game: Perturbed, rows: Sequence[Span], columns: Sequence[Span], todo: Tensor, values: Tensor
+) -> None:
     """The same, of whole pictures."""
-    count = len(rows) * len(columns)
-    values = torch.empty(len(game.x) * count, dtype=torch.float64)
-    for jobs in batches(len(values), game.size()):
-        images = jobs.div(count, rounding_mode="floor")
+    pairs = todo.nonzero()
+    for jobs in batches(len(pairs), game.size()):
+        images, squares = pairs[jobs].T
         pictures = game.x[images]
-        for picture, image, square in zip(pictures, images, (jobs % count).tolist(), strict=True):
+        for picture, image, square in zip(pictures, images, squares.tolist(), strict=True):
             row, column = divmod(square, len(columns))
             covered = (slice(None), slice(*rows[row]), slice(*columns[column]))
             picture[covered] = game.baseline[image][covered]
-        values[jobs] = game.values(pictures, images)
-    return values.view(-1, count)
+        values[images, squares] = game.values(pictures, images)
 
 
 def _averaged(falls: Tensor, rows: Sequence[Span], columns: Sequence[Span], x: Tensor) -> Tensor:

@@ -82,6 +82,11 @@ class Perturbed:
         return self.read(self.network(pictures), numbers)
 
     @cached_property
+    def changed(self) -> Tensor:
+        """Which pixels differ from the baseline, (N, H, W) bool on the CPU."""
+        return (self.x != self.baseline).any(1).cpu()
+
+    @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
         """What is explained of the baselines (N,) and of the images as they are (N,)."""
         before, after = (

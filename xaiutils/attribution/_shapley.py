@@ -144,7 +144,8 @@ def shapley(
     else:
         orders = _orders(regions.count, permutations, antithetic, seed)
         added = _added(_along(game, regions, orders, windowed), orders)
-        values, errors = _mean_and_error(added, antithetic)
+        present = regions.scores(game.changed, "max") > 0  # others change nothing but the rounding
+        values, errors = _mean_and_error(added * present[:, None], antithetic)
     heatmaps = _over_pixels(values, regions, game.x)
     if not return_standard_error:
         return heatmaps
