@@ -8,7 +8,8 @@ Kumar and Papakonstantinou 2019, who report up to five times fewer seconds for e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from xaiutils.graph.running import Graph
 from xaiutils.windows._pixels import as_images, as_pixels
-from xaiutils.windows._plan import Places, Side, Span, Windows, chosen
+from xaiutils.windows._plan import Side, Span, Spread, Windows
 
+_LARGEST = 0.8  # of a layer: windows that cover more are not worth their overhead
 _OUTSIDE = 2  # pixels of each state that stand for what is outside: zeros, minus infinity
 _MOST_CLASSES = 3  # of rows and of columns, by their distance from the border
+_AT_ONCE = 4_000_000  # numbers of a layer that is run whole: more would not fit into the cache
 # What a window and a weight cost for each batch, in multiplications, by rough measurement.
 _PER_WINDOW = 4_000_000
 _PER_WEIGHT = 32
@@ -57,16 +60,17 @@ class Branches:
             batch: How many alternatives are computed at a time, at most.
         """
         self._network, self._batch = network, batch
-        self._groups = _grouped(network, rows, columns, x.device, states, batch)
+        self._groups = _grouped(Spread(network, rows, columns), states, batch)
         self._group_of = torch.empty(len(rows), len(columns), dtype=torch.int64)
         for number, group in enumerate(self._groups):
             self._group_of[group.rows[:, None], group.columns] = number
         kept = frozenset[int]().union(*(group.plan.kept for group in self._groups))
-        self._layers: dict[int, _Inputs | _Layer] = {
+        self._layers = {
             i: _Layer(network.nodes[i].shape, x, states, batch * self._largest(i))
             for i in sorted(kept - {0})
         }
-        self._layers[0] = _Inputs(network.input_shape, x, states, x[0, 0].numel() * states)
+        self._layers[0] = _Layer(network.input_shape, x, states, x[0, 0].numel() * states)
+        self._tables = dict[tuple[int, bytes, bytes], _Tables]()
 
     def saving(self) -> float:
         """How many times less work it is to try each region once than whole passes; an estimate."""
@@ -86,9 +90,7 @@ class Branches:
         record = self._network.record(x, keep=frozenset(self._layers))
         for index, layer in self._layers.items():
             layer.begin(record.value(index))
-        inputs = self._layers[0]
-        assert isinstance(inputs, _Inputs)
-        inputs.replace_by(y)
+        self._layers[0].write(y)
 
     def outputs(self, states: Tensor, regions: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The outputs of alternatives, a batch at a time.
@@ -103,33 +105,49 @@ class Branches:
         rows = regions.div(self._group_of.shape[1], rounding_mode="floor")
         columns = regions % self._group_of.shape[1]
         of_group = self._group_of[rows, columns]
+        before, self._tables = self._tables, {}
         for number, group in enumerate(self._groups):
             for part in torch.split((of_group == number).nonzero()[:, 0], self._batch):
                 if len(part):
-                    spans = group.spans(rows[part], columns[part])
-                    yield part, self._outputs(group, states[part], spans)
+                    key = number, _bytes(states[part]), _bytes(regions[part])
+                    if (tables := before.get(key)) is None:
+                        tables = _Tables(
+                            group, self._layers, states[part], rows[part], columns[part]
+                        )
+                    self._tables[key] = tables  # mostly the same are asked for again and again
+                    yield part, self._outputs(group.plan, tables)
 
     @torch.no_grad()
-    def _outputs(self, group: _Group, states: Tensor, spans: Places) -> Tensor:
-        plan, patches = group.plan, dict[int, Tensor]()
-        states = states.to(spans[0].device)
-        self._layers[0].branch(states, group.changes(0, spans))
+    def _outputs(self, plan: Windows, tables: _Tables) -> Tensor:
+        patches: dict[int, Tensor] = {}
         for index, window in plan.windows.items():
             inputs = [
-                patches.pop(source)
-                if source in patches
-                else self._layers[source].read(group.reads(index, source, spans))
+                patches[source]
+                if source in window.direct
+                else self._layers[source].read(tables.reads(index, source))
                 for source in window.node.inputs
             ]
-            patch = window.compute(inputs)
-            layer = self._layers.get(index) if index in plan.kept else None
-            if isinstance(layer, _Layer):
-                layer.branch(states, group.changes(index, spans))
-                layer.write(patch)
-            else:
-                patches[index] = patch
-        whole = {i: self._layers[i].read(group.whole(i, spans)) for i in plan.frontier}
-        return plan.graph.complete(whole)
+            patches[index] = window.compute(inputs)
+            if index in plan.kept:
+                self._layers[index].write(patches[index])
+            plan.forget(patches, index)
+        whole = [tables.whole(i) for i in plan.frontier]
+        parts = self._parts(plan, tables.number)
+        split = zip(*(numbers.tensor_split(parts) for numbers in whole), strict=True)
+        return torch.cat(
+            [self._complete(plan, dict(zip(plan.frontier, p, strict=True))) for p in split]
+        )
+
+    def _complete(self, plan: Windows, whole: Mapping[int, Tensor]) -> Tensor:
+        return plan.graph.complete({i: self._layers[i].read(places) for i, places in whole.items()})
+
+    def _parts(self, plan: Windows, number: int) -> int:
+        """In how many parts so many alternatives run through the rest of the network."""
+        if self._layers[0].device.type != "cpu":
+            return 1
+        late = [node for node in plan.graph.nodes[1:] if node.index not in plan.shares]
+        largest = max((math.prod(node.shape) for node in late), default=1)
+        return min(number, math.ceil(number * largest / _AT_ONCE))
 
     def _largest(self, index: int) -> int:
         """How many pixels the largest window of a node has."""
@@ -137,31 +155,23 @@ class Branches:
         return max(w.sides[0].size * w.sides[1].size for w in windows)
 
 
-class _Changed(NamedTuple):
-    """Where each alternative changes a layer: its first row and column, (S,), and the sizes."""
-
-    tops: Tensor
-    lefts: Tensor
-    height: int
-    width: int
-
-
 class _Places(NamedTuple):
-    """What each alternative reads of a layer, and what of that it has changed itself.
+    """What each row or column of regions reads of a layer along one side.
 
     Attributes:
-        rows: (S, h) int32; those outside are numbered from the number of rows on, as in `Window`.
-        columns: (S, w) likewise.
-        own_rows: Which rows pass through what it changed, (S, h) bool.
-        own_columns: Likewise, (S, w).
-        outside: Whether any are outside.
+        numbers: (spans, h) int32; those outside are numbered from the length of the side on, as in
+            `Window`.
+        own: Which of them pass through what it changed, (spans, h) bool.
+        outside: How far each lies outside, (spans, h) int32; -1 inside.
     """
 
-    rows: Tensor
-    columns: Tensor
-    own_rows: Tensor
-    own_columns: Tensor
-    outside: bool
+    numbers: Tensor
+    own: Tensor
+    outside: Tensor
+
+    def some(self, spans: Tensor) -> _Places:
+        """Those of some spans."""
+        return _Places(*(each.index_select(0, spans) for each in self))
 
 
 class _Group:
@@ -173,103 +183,123 @@ class _Group:
         columns: Which columns.
     """
 
-    def __init__(
-        self, plan: Windows, rows: Tensor, columns: Tensor, device: torch.device, states: int
-    ) -> None:
+    def __init__(self, plan: Windows, rows: Tensor, columns: Tensor, states: int) -> None:
         self.plan, self.rows, self.columns = plan, rows, columns
-        self._device, self._tries = device, len(rows) * len(columns) * states
-        self._changes: dict[int, _Changed] = {}
-        self._reads: dict[tuple[int, int], _Places] = {}
-        self._whole: dict[int, _Places] = {}
+        self._tries = len(rows) * len(columns) * states
+        self._read: dict[tuple[int, int], tuple[_Places, _Places]] = {}
 
     def work(self, batch: int) -> float:
         """What it costs to try all its regions once, in whole forward passes; an estimate."""
         each = self.plan.work(min(batch, self._tries), _PER_WINDOW, _PER_WEIGHT)
         return len(self.rows) * len(self.columns) * each
 
-    def spans(self, rows: Tensor, columns: Tensor) -> Places:
-        """The places of regions in the plan's lists of spans."""
-        found = torch.searchsorted(self.rows, rows), torch.searchsorted(self.columns, columns)
-        return found[0].to(self._device), found[1].to(self._device)
-
-    def changes(self, index: int, spans: Places) -> _Changed:
-        """What alternatives change of a node."""
-        if index not in self._changes:
-            rows, columns = self._sides(index)
-            tops, lefts = rows.starts.to(self._device), columns.starts.to(self._device)
-            self._changes[index] = _Changed(tops, lefts, rows.size, columns.size)
-        tops, lefts, *sizes = self._changes[index]
-        return _Changed(tops[spans[0]], lefts[spans[1]], *sizes)
-
-    def reads(self, index: int, source: int, spans: Places) -> _Places:
-        """What the window of a node reads of one of its inputs."""
-        if (index, source) not in self._reads:
-            self._reads[index, source] = self._places(source, self.plan.windows[index].reads)
-        return self._chosen(self._reads[index, source], spans)
-
-    def whole(self, index: int, spans: Places) -> _Places:
-        """All of a node's output."""
-        if index not in self._whole:
-            shape = self.plan.graph.nodes[index].shape[1:]
-            lengths = (len(self.rows), len(self.columns))
-            rows, columns = (
-                torch.arange(length).expand(number, -1)
-                for length, number in zip(shape, lengths, strict=True)
-            )
-            self._whole[index] = self._places(index, (rows, columns))
-        return self._chosen(self._whole[index], spans)
-
-    def _sides(self, index: int) -> tuple[Side, Side]:
+    def sides(self, index: int) -> tuple[Side, Side]:
+        """Where a node changes."""
         return self.plan.windows[index].sides if index else self.plan.changed
 
-    def _places(self, source: int, read: Places) -> _Places:
-        sides = self._sides(source)
-        own, outside = [], False
-        for side, places in zip(sides, read, strict=True):
-            # A window that is wider than what changes is right too, but not where regions are read.
-            first = side.starts if source else side.first
-            last = first + side.size - 1 if source else side.last
-            own.append((places >= first[:, None]) & (places <= last[:, None]))
-            outside = outside or bool((places >= side.length).any())
-        rows, columns = (places.int().to(self._device) for places in read)
-        own_rows, own_columns = (inside.to(self._device) for inside in own)
-        return _Places(rows, columns, own_rows, own_columns, outside)
+    def reads(self, index: int, source: int) -> tuple[_Places, _Places]:
+        """What the window of a node reads of one of its inputs; of the last node and what is none.
 
-    @staticmethod
-    def _chosen(places: _Places, spans: Places) -> _Places:
-        rows, columns, own_rows, own_columns, outside = places
-        rows, columns = chosen((rows, columns), spans)
-        own_rows, own_columns = chosen((own_rows, own_columns), spans)
-        return _Places(rows, columns, own_rows, own_columns, outside)
+        Where there is no such node it is all of the input.
+        """
+        if (index, source) not in self._read:
+            window = self.plan.windows.get(index)
+            sides = self.sides(source)
+            read = [torch.arange(side.length)[None] for side in sides]
+            rows, columns = (
+                _places(side, places.expand(len(side.first), -1), widened=source > 0)
+                for side, places in zip(sides, window.reads if window else read, strict=True)
+            )
+            self._read[index, source] = rows, columns
+        return self._read[index, source]
 
 
-def _grouped(
-    network: Graph,
-    rows: Sequence[Span],
-    columns: Sequence[Span],
-    device: torch.device,
-    states: int,
-    batch: int,
-) -> list[_Group]:
+def _places(side: Side, read: Tensor, *, widened: bool) -> _Places:
+    # A window that is wider than what changes is right too, but not where regions are read.
+    first = side.starts if widened else side.first
+    last = first + side.size - 1 if widened else side.last
+    own = (read >= first[:, None]) & (read <= last[:, None])
+    return _Places(read.int(), own, (read - side.length).clamp(min=-1).int())
+
+
+class _Tables:
+    """The numbers of the pixels that some alternatives read, worked out when they are asked for.
+
+    Attributes:
+        number: How many alternatives there are.
+    """
+
+    def __init__(
+        self,
+        group: _Group,
+        layers: Mapping[int, _Layer],
+        states: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+    ) -> None:
+        self.number = len(states)
+        self._group, self._layers, self._states = group, layers, states
+        found = torch.searchsorted(group.rows, rows), torch.searchsorted(group.columns, columns)
+        self._spans = found
+        self._known: dict[tuple[int, int], Tensor] = {}
+
+    def reads(self, index: int, source: int) -> Tensor:
+        """What the windows of a node read of one of its inputs, (S, h, w) int32."""
+        if (index, source) not in self._known:
+            numbers = self._numbers(index, source)
+            self._known[index, source] = numbers.to(self._layers[source].device)
+        return self._known[index, source]
+
+    def whole(self, index: int) -> Tensor:
+        """All of a node, (S, H, W) int32."""
+        return self.reads(-1, index)
+
+    def _numbers(self, index: int, source: int) -> Tensor:
+        layer, (of_rows, of_columns) = self._layers[source], self._group.reads(index, source)
+        rows, columns = of_rows.some(self._spans[0]), of_columns.some(self._spans[1])
+        first, width = self._changed(source)
+        states = layer.first_of(self._states)
+        old = (states[:, None] + rows.numbers * layer.width).int()[:, :, None]
+        new = (first[:, None] + rows.numbers * width).int()[:, :, None]
+        own = rows.own[:, :, None] & columns.own[:, None]
+        numbers = torch.where(own, new, old).add_(columns.numbers[:, None])
+        beyond = torch.maximum(rows.outside[:, :, None], columns.outside[:, None])
+        return torch.where(beyond < 0, numbers, beyond) if bool((beyond >= 0).any()) else numbers
+
+    def _changed(self, index: int) -> tuple[Tensor, int]:
+        """Where each alternative has what it changed of a node: `first` (S,), and `width`.
+
+        The pixel in row r and column c has the number first + r * width + c.
+        """
+        layer = self._layers[index]
+        if not index:  # what stands in a region that is replaced is there from the start
+            return layer.new + self._states * layer.height * layer.width, layer.width
+        rows, columns = self._group.sides(index)
+        tops, lefts = rows.starts[self._spans[0]], columns.starts[self._spans[1]]
+        area = rows.size * columns.size
+        first = layer.new + torch.arange(0, self.number * area, area)
+        return first - tops * columns.size - lefts, columns.size
+
+
+def _grouped(spread: Spread, states: int, batch: int) -> list[_Group]:
     """The regions in groups: as many as make the work the least, by estimate."""
+    rows, columns = (len(side.first) for side in spread.sides[0])
     best, least = list[_Group](), float("inf")
     for number in range(1, _MOST_CLASSES + 1):
         groups = [
-            _Group(
-                Windows(network, [rows[i] for i in top], [columns[i] for i in left]),
-                top,
-                left,
-                device,
-                states,
-            )
-            for top in _by_distance(len(rows), number)
-            for left in _by_distance(len(columns), number)
+            _Group(Windows.of(spread, top, left, _LARGEST), top, left, states)
+            for top in _by_distance(rows, number)
+            for left in _by_distance(columns, number)
         ]
         work = sum(group.work(batch) for group in groups)
         if work >= least:
             break
         best, least = groups, work
     return best
+
+
+def _bytes(numbers: Tensor) -> bytes:
+    return numbers.numpy().tobytes()
 
 
 def _by_distance(length: int, classes: int) -> list[Tensor]:
@@ -279,69 +309,41 @@ def _by_distance(length: int, classes: int) -> list[Tensor]:
     return [part.sort().values for part in near.tensor_split(classes) if len(part)]
 
 
-class _Around:
+class _Layer:
     """A layer's pixels, as rows of channels: of the states, and of what branches off from them.
 
     Of each state first come two that stand for what is outside.
+
+    Attributes:
+        height: Of the layer.
+        width: Of the layer.
+        new: The number of the first pixel that alternatives computed.
+        device: Where the pixels are.
     """
 
     def __init__(self, shape: tuple[int, ...], like: Tensor, states: int, new: int) -> None:
-        channels, self._height, self._width = shape
-        self._each, self._most = _OUTSIDE + self._height * self._width, states
-        self._pixels = like.new_zeros(states * self._each + new, channels)
-        self._pixels[1 : states * self._each : self._each] = -torch.inf
+        channels, self.height, self.width = shape
+        self._each, self._most = _OUTSIDE + self.height * self.width, states
+        self.new, self.device = states * self._each, like.device
+        self._pixels = like.new_empty(self.new + new, channels)
+        self._states = self._pixels[: self.new].view(states, self._each, channels)
+        self._states[:, 0], self._states[:, 1] = 0, -torch.inf
 
     def begin(self, whole: Tensor) -> None:
         """Take the outputs (B, C, H, W) of states."""
         if len(whole) > self._most:
             raise ValueError(f"{len(whole)} states, but memory is reserved for {self._most}")
-        self._first_new = len(whole) * self._each
-        states = self._pixels[: self._first_new].view(len(whole), self._each, -1)
-        states[:, _OUTSIDE:] = whole.permute(0, 2, 3, 1).flatten(1, 2)
+        self._states[: len(whole), _OUTSIDE:] = whole.permute(0, 2, 3, 1).flatten(1, 2)
 
-    def _branch(self, states: Tensor, first: Tensor, width: int) -> None:
-        """Go on from these states: the new pixel in row r and column c is first + r * width + c."""
-        self._old, self._new, self._row = states * self._each + _OUTSIDE, first, width
+    def first_of(self, states: Tensor) -> Tensor:
+        """The number of the first pixel of each state."""
+        return states * self._each + _OUTSIDE
 
-    def read(self, places: _Places) -> Tensor:
-        """Windows (S, C, h, w)."""
-        rows, columns = places.rows, places.columns
-        old = (self._old[:, None] + rows * self._width).int()[:, :, None]
-        new = (self._new[:, None] + rows * self._row).int()[:, :, None]
-        own = places.own_rows[:, :, None] & places.own_columns[:, None]
-        numbers = torch.where(own, new, old).add_(columns[:, None])
-        if places.outside:
-            beyond = torch.maximum(
-                (rows - self._height)[:, :, None], (columns - self._width)[:, None]
-            )
-            numbers = torch.where(beyond < 0, numbers, beyond)
+    def read(self, numbers: Tensor) -> Tensor:
+        """Windows (S, C, h, w), of the pixels with these numbers (S, h, w)."""
         return as_images(self._pixels, numbers.flatten(1), numbers.shape[1])
 
-
-class _Layer(_Around):
-    """The outputs of a node."""
-
-    def branch(self, states: Tensor, changed: _Changed) -> None:
-        """Go on from these states, (S,), with windows at these places."""
-        tops, lefts, height, width = changed
-        area = height * width
-        self._count = len(states) * area
-        first = self._first_new + torch.arange(0, self._count, area, device=states.device)
-        self._branch(states, first - tops * width - lefts, width)
-
-    def write(self, patch: Tensor) -> None:
+    def write(self, patches: Tensor) -> None:
         """Keep what the alternatives computed, (S, C, h, w)."""
-        self._pixels[self._first_new : self._first_new + self._count] = as_pixels(patch)
-
-
-class _Inputs(_Around):
-    """The inputs; what stands in a region that is replaced is there from the start."""
-
-    def replace_by(self, y: Tensor) -> None:
-        """Take the inputs (B, C, H, W) that replace those of the states."""
-        self._pixels[self._first_new : self._first_new + y[:, 0].numel()] = as_pixels(y)
-
-    def branch(self, states: Tensor, changed: _Changed) -> None:
-        """Go on from these states, (S,); where they change is what their regions say."""
-        first = self._first_new + states * (self._each - _OUTSIDE)
-        self._branch(states, first, self._width)
+        pixels = as_pixels(patches)
+        self._pixels[self.new : self.new + len(pixels)] = pixels

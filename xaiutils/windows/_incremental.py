@@ -66,14 +66,13 @@ class Incremental:
         for index, window in self._plan.windows.items():
             places = chosen(window.reads, spans)
             inputs = [
-                patches.pop(source) if source in patches else layers[source].read(places)
+                patches[source] if source in window.direct else layers[source].read(places)
                 for source in window.node.inputs
             ]
-            patch = window.compute(inputs)
+            patches[index] = window.compute(inputs)
             if index in self._memory:
-                self._memory[index].write(patch)
-            else:
-                patches[index] = patch
+                self._memory[index].write(patches[index])
+            self._plan.forget(patches, index)
         known = {index: layers[index].outputs() for index in self._plan.frontier}
         return self._plan.graph.complete(known)
 

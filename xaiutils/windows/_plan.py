@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -44,6 +44,9 @@ class Reach:
         return torch.where((read >= 0) & (read < length), read, outside)
 
 
+_AT_ITS_PLACE = Reach(), Reach()
+
+
 @dataclass(frozen=True, eq=False)
 class Side:
     """The windows of one node along one side, for each span of the input that may change.
@@ -63,10 +66,14 @@ class Side:
         """The width of the window, the same for every span."""
         return int((self.last - self.first).max()) + 1
 
-    @property
+    @cached_property
     def starts(self) -> Tensor:
         """Where each window starts, (spans,): moved inwards where it would not fit."""
         return self.first.clamp(max=self.length - self.size)
+
+    def some(self, spans: Tensor) -> Side:
+        """The windows for these spans alone."""
+        return Side(self.first[spans], self.last[spans], self.length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +87,8 @@ class Window:
         reaches: Where it reads, for the rows and the columns.
         sides: Its windows along the rows and the columns.
         lengths: How many rows and columns its inputs have.
+        direct: The inputs whose windows are what it reads, no more and no less.
+        overwrites: Whether it may write into its first input.
     """
 
     node: Node
@@ -87,6 +96,8 @@ class Window:
     reaches: tuple[Reach, Reach]
     sides: tuple[Side, Side]
     lengths: tuple[int, int]
+    direct: frozenset[int]
+    overwrites: bool
 
     @property
     def share(self) -> float:
@@ -115,13 +126,45 @@ class Window:
         return rows, columns
 
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The window (N, C, h, w), of what it reads; the first input may be overwritten."""
+        """The window (N, C, h, w), of what it reads."""
         operation = self.operation
         if operation is None:
             return inputs[0]
-        if isinstance(operation, ops.Gate):
+        if self.overwrites and isinstance(operation, ops.Gate):
             return operation.forward_(inputs[0])
         return operation.forward(*inputs)
+
+
+class Spread:
+    """How far a change of the input reaches in every node, for each span of rows and of columns.
+
+    Attributes:
+        graph: The network.
+        reaches: Where the nodes read that can be computed in windows, by position.
+        sides: Where these change, and the input.
+        costs: What each node costs, in multiplications.
+        weights: How many weights there are.
+    """
+
+    def __init__(self, graph: Graph, rows: Sequence[Span], columns: Sequence[Span]) -> None:
+        """Follow the spans, as in `Windows`, through the network."""
+        self.graph = graph
+        self.sides = {0: _sides(rows, columns, graph.input_shape)}
+        self.reaches: dict[int, tuple[Reach, Reach]] = {}
+        for node in graph.nodes[1:]:
+            reaches = _reaches(node.operation, node.shape)
+            if reaches is not None and all(source in self.sides for source in node.inputs):
+                read = [self.sides[source] for source in node.inputs]
+                self.reaches[node.index] = reaches
+                self.sides[node.index] = _affected(read, reaches, node.shape)
+        self.costs = [_cost(node) for node in graph.nodes]
+        self.weights = sum(_weights(node) for node in graph.nodes)
+
+    def sizes(self, side: int, spans: Tensor) -> Iterator[tuple[int, int]]:
+        """How wide the window for some spans is in each node of `sides`, and how long the side."""
+        sides = [both[side] for both in self.sides.values()]
+        widths = torch.stack([s.last - s.first for s in sides])[:, spans].amax(dim=1) + 1
+        return zip(widths.tolist(), [s.length for s in sides], strict=True)
 
 
 class Windows:
@@ -129,10 +172,8 @@ class Windows:
 
     Attributes:
         graph: The network.
-        changed: Where the input changes, along the rows and the columns.
-        windows: The nodes that are computed in windows, by position, in the order of execution.
-        kept: The nodes whose whole outputs must be remembered, the input among them.
-        frontier: Those of them that the rest of the network reads.
+        shares: The share of each node's outputs in its window, by position, in the order of
+            execution; only of the nodes that are computed in windows.
     """
 
     def __init__(self, graph: Graph, rows: Sequence[Span], columns: Sequence[Span]) -> None:
@@ -143,14 +184,60 @@ class Windows:
             rows: The spans of rows that may change, each its first row and the one after its last.
             columns: The same for columns.
         """
-        self.graph = graph
-        self.changed = _sides(rows, columns, graph.input_shape)
-        self.windows = self._plan(self.changed)
-        inside, output = {0, *self.windows}, len(graph.nodes) - 1
-        self.frontier = frozenset(
-            i for i in inside if i == output or not inside.issuperset(graph.consumers[i])
+        spans = torch.arange(len(rows)), torch.arange(len(columns))
+        self._choose(Spread(graph, rows, columns), spans, _LARGEST)
+
+    @classmethod
+    def of(cls, spread: Spread, rows: Tensor, columns: Tensor, largest: float) -> Windows:
+        """The plan for some of the spans of rows and of columns.
+
+        Args:
+            spread: How far the spans reach.
+            rows: The numbers of the spans of rows, int64.
+            columns: The same for columns.
+            largest: The largest share of a node's outputs that is computed as a window.
+        """
+        plan = cls.__new__(cls)
+        plan._choose(spread, (rows, columns), largest)
+        return plan
+
+    def _choose(self, spread: Spread, spans: Places, largest: float) -> None:
+        self.graph, self._spread, self._spans = spread.graph, spread, spans
+        self.shares: dict[int, float] = {}
+        inside = {0}
+        sizes = zip(*(spread.sizes(side, some) for side, some in enumerate(spans)), strict=True)
+        for index, ((rows, height), (columns, width)) in zip(spread.sides, sizes, strict=True):
+            share = rows * columns / (height * width)
+            if index and share <= largest and inside.issuperset(self.graph.nodes[index].inputs):
+                self.shares[index] = share
+                inside.add(index)
+
+    @cached_property
+    def frontier(self) -> frozenset[int]:
+        """The nodes among the windows, or the input, that the rest of the network reads."""
+        inside, output = {0, *self.shares}, len(self.graph.nodes) - 1
+        return frozenset(
+            i for i in inside if i == output or not inside.issuperset(self.graph.consumers[i])
         )
-        self.kept = self.frontier | {0} | {i for i in inside if not self._passed_on(i)}
+
+    @cached_property
+    def kept(self) -> frozenset[int]:
+        """The nodes whose whole outputs must be remembered, the input among them."""
+        around = {i for w in self.windows.values() for i in w.node.inputs if i not in w.direct}
+        return self.frontier | around | {0}
+
+    @cached_property
+    def changed(self) -> tuple[Side, Side]:
+        """Where the input changes, along the rows and the columns."""
+        return self._sides(0)
+
+    @cached_property
+    def windows(self) -> dict[int, Window]:
+        """The nodes that are computed in windows, by position, in the order of execution."""
+        sides = {index: self._sides(index) for index in (0, *self.shares)}
+        for index in self.shares:
+            self._widen(index, sides)
+        return {index: self._window(index, sides) for index in self.shares}
 
     def saving(self, batch: int, updates: int) -> float:
         """How many times less work updates are than whole forward passes, by a rough count.
@@ -170,31 +257,72 @@ class Windows:
             per_window: What a window costs for each batch, in multiplications.
             per_weight: The same for a weight that is read.
         """
-        costs = [_cost(node) for node in self.graph.nodes]
-        shares = [w.share if (w := self.windows.get(i)) else 1.0 for i in range(len(costs))]
-        work = sum(cost * share for cost, share in zip(costs, shares, strict=True))
-        weights = sum(_weights(node) for node in self.graph.nodes)
-        return (work + (per_window * len(self.windows) + per_weight * weights) / batch) / sum(costs)
+        costs = self._spread.costs
+        work = sum(cost * self.shares.get(index, 1.0) for index, cost in enumerate(costs))
+        once = per_window * len(self.shares) + per_weight * self._spread.weights
+        return (work + once / batch) / sum(costs)
 
-    def _plan(self, sides: tuple[Side, Side]) -> dict[int, Window]:
-        planned: dict[int, Window] = {}
-        everywhere = {0: sides}
-        for node in self.graph.nodes[1:]:
-            reaches = _reaches(node.operation, node.shape)
-            if reaches is None or any(source not in everywhere for source in node.inputs):
+    def forget(self, patches: dict[int, Tensor], index: int) -> None:
+        """Drop the windows by position that nothing after this one reads as they are."""
+        for done in (index, *self.graph.nodes[index].inputs):
+            if self._last_readers.get(done, 0) <= index:
+                patches.pop(done, None)
+
+    @cached_property
+    def _last_readers(self) -> dict[int, int]:
+        return {source: i for i, window in self.windows.items() for source in window.direct}
+
+    def _sides(self, index: int) -> tuple[Side, Side]:
+        rows, columns = self._spread.sides[index]
+        return rows.some(self._spans[0]), columns.some(self._spans[1])
+
+    def _window(self, index: int, sides: dict[int, tuple[Side, Side]]) -> Window:
+        node, reaches, nodes = (
+            self.graph.nodes[index],
+            self._spread.reaches[index],
+            self.graph.nodes,
+        )
+        rows, columns = sides[node.inputs[0]]
+        operation, direct = _unpadded(node.operation), frozenset[int]()
+        if reaches == _AT_ITS_PLACE and operation is not None:
+            inside = [source for source in node.inputs if source]
+            direct = frozenset(i for i in inside if _alike(sides[i], sides[index]))
+        first = node.inputs[0]
+        alone = len(self.graph.consumers[first]) == 1 and nodes[first].operation.fresh
+        return Window(
+            node,
+            operation,
+            reaches,
+            sides[index],
+            (rows.length, columns.length),
+            direct,
+            alone or first not in direct,
+        )
+
+    def _widen(self, index: int, sides: dict[int, tuple[Side, Side]]) -> None:
+        """Let the inputs of a sum or of channels side by side have its windows.
+
+        Theirs may be smaller, and then what is around would have to be remembered and read. Where
+        that is more work than to compute it anew, from what lies before, it is computed anew.
+        """
+        node = self.graph.nodes[index]
+        for source in node.inputs if len(node.inputs) > 1 else ():
+            chain = list(self._pointwise(source, index))
+            if not chain:
                 continue
-            read = [everywhere[source] for source in node.inputs]
-            sides = _affected(read, reaches, node.shape)
-            lengths = read[0][0].length, read[0][1].length
-            window = Window(node, _unpadded(node.operation), reaches, sides, lengths)
-            if window.share <= _LARGEST:
-                planned[node.index], everywhere[node.index] = window, sides
-        return planned
+            narrow, wide = (_area(sides[i]) for i in (source, index))
+            anew = sum(_multiplications(self.graph.nodes[i]) for i in chain) * (wide - narrow)
+            if anew <= _PER_NUMBER * (wide + narrow):
+                sides.update(dict.fromkeys(chain, sides[index]))
 
-    def _passed_on(self, index: int) -> bool:
-        """Whether only the next operation needs the window, and nothing more than the window."""
-        readers = self.graph.consumers[index]
-        return len(readers) == 1 and _elementwise(self.graph.nodes[readers[0]].operation)
+    def _pointwise(self, index: int, reader: int) -> Iterator[int]:
+        """This node and those before it, as long as each reads one pixel for nobody else."""
+        while index in self.shares and self.graph.consumers[index] == (reader,):
+            node = self.graph.nodes[index]
+            if self._spread.reaches[index] != _AT_ITS_PLACE or len(node.inputs) > 1:
+                return
+            yield index
+            index, reader = node.inputs[0], index
 
 
 def chosen(places: Places, spans: Places) -> Places:
@@ -223,6 +351,17 @@ def _affected(
             last = torch.maximum(last, sides[side].last)
         found.append(Side(*reach.affected(first, last, length), length))
     return found[0], found[1]
+
+
+def _alike(one: tuple[Side, Side], two: tuple[Side, Side]) -> bool:
+    """Whether windows are the same."""
+    return all(
+        a.size == b.size and torch.equal(a.starts, b.starts) for a, b in zip(one, two, strict=True)
+    )
+
+
+def _area(sides: tuple[Side, Side]) -> int:
+    return sides[0].size * sides[1].size
 
 
 def _elementwise(operation: Operation) -> bool:
@@ -295,10 +434,12 @@ def _weights(node: Node) -> int:
 
 def _cost(node: Node) -> float:
     """Multiplications of a node, and what it costs to move its numbers."""
-    operation, numbers = node.operation, torch.Size(node.shape).numel()
-    each = _PER_NUMBER
+    return float(torch.Size(node.shape).numel() * (_PER_NUMBER + _multiplications(node)))
+
+
+def _multiplications(node: Node) -> int:
+    """For each number of the output."""
+    operation = node.operation
     if isinstance(operation, ops.Convolution):
-        each += operation.weight[0].numel()
-    if isinstance(operation, ops.Dense):
-        each += operation.weight.shape[1]
-    return float(numbers * each)
+        return operation.weight[0].numel()
+    return operation.weight.shape[1] if isinstance(operation, ops.Dense) else 0
