@@ -8,7 +8,7 @@ from small_networks import SMALL, random_network, real, small
 from torch import nn
 
 from xaiutils import data, evaluation, graph, models
-from xaiutils.windows import Branches, Incremental, Windows
+from xaiutils.windows import Branches, Incremental, Windows, _branches
 
 RUN = evaluation.region_perturbation
 few = settings(max_examples=15, deadline=None)
@@ -85,6 +85,34 @@ def test_regions_near_the_border_have_plans_of_their_own():
     tried = torch.cat([(g.rows[:, None] * 14 + g.columns).flatten() for g in branches._groups])
     assert sorted(tried.tolist()) == list(range(196))
     assert branches.saving() > 2
+
+
+def test_regions_may_be_asked_for_again_and_the_rest_run_in_parts(monkeypatch):
+    network, x = small("functional")
+    regions = evaluation.Regions(*x.shape[2:], 2)
+    traced, spans = graph.trace(network, x), (regions.row_spans, regions.column_spans)
+    again = torch.arange(regions.count).repeat(3)
+    gone = regions.index == again[:, None, None, None]
+    whole = network(torch.where(gone, 0.0, x[:1])).detach()
+    for at_once in (1, 10**9):
+        monkeypatch.setattr(_branches, "_AT_ONCE", at_once)
+        branches = Branches(traced, *spans, x, 1, 50)
+        branches.begin(x[:1], torch.zeros_like(x[:1]))
+        for _ in range(2):
+            found = torch.full_like(whole, torch.nan)
+            for part, outputs in branches.outputs(torch.zeros_like(again), again):
+                found[part] = outputs
+            torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)
+
+
+def test_a_branch_that_joins_others_is_computed_in_their_window():
+    network, x = real("squeezenet1_1", dtype=torch.float32), torch.zeros(1, 3, 224, 224)
+    plan = Windows(graph.trace(network, x), spans(224, 16), spans(224, 16))
+    joins = [w for w in plan.windows.values() if w.node.operation.kind == "concatenate"]
+    assert joins
+    for window in joins:  # what it reads is there, and is not remembered
+        assert window.direct == set(window.node.inputs)
+        assert not plan.kept & window.direct
 
 
 def test_no_more_states_than_memory_was_reserved_for():

@@ -66,7 +66,7 @@ class Branches:
             self._group_of[group.rows[:, None], group.columns] = number
         kept = frozenset[int]().union(*(group.plan.kept for group in self._groups))
         self._layers = {
-            i: _Layer(network.nodes[i].shape, x, states, batch * self._largest(i))
+            i: _Layer(network.nodes[i].shape, x, states, self._most_new(i))
             for i in sorted(kept - {0})
         }
         self._layers[0] = _Layer(network.input_shape, x, states, x[0, 0].numel() * states)
@@ -107,7 +107,8 @@ class Branches:
         of_group = self._group_of[rows, columns]
         before, self._tables = self._tables, {}
         for number, group in enumerate(self._groups):
-            for part in torch.split((of_group == number).nonzero()[:, 0], self._batch):
+            size = min(self._batch, group.tries)
+            for part in torch.split((of_group == number).nonzero()[:, 0], size):
                 if len(part):
                     key = number, _bytes(states[part]), _bytes(regions[part])
                     if (tables := before.get(key)) is None:
@@ -149,10 +150,13 @@ class Branches:
         largest = max((math.prod(node.shape) for node in late), default=1)
         return min(number, math.ceil(number * largest / _AT_ONCE))
 
-    def _largest(self, index: int) -> int:
-        """How many pixels the largest window of a node has."""
-        windows = [w for g in self._groups if (w := g.plan.windows.get(index)) is not None]
-        return max(w.sides[0].size * w.sides[1].size for w in windows)
+    def _most_new(self, index: int) -> int:
+        """How many pixels of a node are computed at a time, at most."""
+        windows = [(g, w) for g in self._groups if (w := g.plan.windows.get(index)) is not None]
+        return max(
+            min(self._batch, group.tries) * window.sides[0].size * window.sides[1].size
+            for group, window in windows
+        )
 
 
 class _Places(NamedTuple):
@@ -181,16 +185,17 @@ class _Group:
         plan: Which nodes are computed in windows.
         rows: Which rows of regions they are, int64.
         columns: Which columns.
+        tries: How many alternatives there are of all states.
     """
 
     def __init__(self, plan: Windows, rows: Tensor, columns: Tensor, states: int) -> None:
         self.plan, self.rows, self.columns = plan, rows, columns
-        self._tries = len(rows) * len(columns) * states
+        self.tries = len(rows) * len(columns) * states
         self._read: dict[tuple[int, int], tuple[_Places, _Places]] = {}
 
     def work(self, batch: int) -> float:
         """What it costs to try all its regions once, in whole forward passes; an estimate."""
-        each = self.plan.work(min(batch, self._tries), _PER_WINDOW, _PER_WEIGHT)
+        each = self.plan.work(min(batch, self.tries), _PER_WINDOW, _PER_WEIGHT)
         return len(self.rows) * len(self.columns) * each
 
     def sides(self, index: int) -> tuple[Side, Side]:
