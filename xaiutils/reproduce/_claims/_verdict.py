@@ -4,7 +4,9 @@ Every comparison has two one-sided p-values, for and against what is claimed, fr
 the standard error that its interval implies. A claim of order is tested against zero. A claim of
 equality within a margin is tested twice (two one-sided tests, Schuirmann 1987): that the difference
 is above minus the margin, and below the margin. Twice the smaller of the two p-values goes into
-Holm's correction, over all comparisons of the claims that are handed over together.
+Holm's correction, over all comparisons of the claims that are handed over together. A comparison of
+order whose interval includes zero stays open, whatever its p-value: a skewed interval can reach
+zero although its mean lies many standard errors away.
 """
 
 from collections.abc import Sequence
@@ -104,7 +106,8 @@ def _is_tested(claim: Claim) -> bool:
 
 def _finding(effect: Effect, p_holm: float) -> Finding:
     favour, against = one_sided(effect)
-    says: Says = "open" if p_holm >= _LEVEL else "for" if favour < against else "against"
+    undecided = p_holm >= _LEVEL or (effect.margin is None and effect.low <= 0 <= effect.high)
+    says: Says = "open" if undecided else "for" if favour < against else "against"
     return Finding(effect, says, p_holm)
 
 
