@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from xaiutils.evaluation import truth
 from xaiutils.reproduce import _known_measures
 from xaiutils.reproduce._known_instruments import Case
+from xaiutils.reproduce._options import names
 from xaiutils.reproduce._provenance import provenance, write_json
 from xaiutils.reproduce._work import keep_plan, kept
 
@@ -30,31 +31,28 @@ LIBRARIES = {"Quantus": "0.6.0", "TorchCAM": "0.5.0"}
 # ------------------------------------------------------------------------------------- Quantus
 
 
-def quantus_metrics(side: int) -> dict[str, tuple[Any, int]]:
+def quantus_metrics(name: str) -> dict[str, tuple[Any, int]]:
     """Measures of Quantus, its own defaults but for sizes, and the sign that makes large good.
 
-    Args:
-        side: Of a region, in pixels. Quantus takes single pixels, as many as a region has.
+    Quantus takes single pixels; here as many at a time as a region has. On the large pictures of
+    DiFull two of the four are left out: they ask the network most often.
     """
     import quantus
 
     if not hasattr(np, "trapz"):  # Quantus asks for a name that numpy 2.4 has no longer
         np.trapz = np.trapezoid
     options: dict[str, Any] = {"disable_warnings": True, "display_progressbar": False}
-    options |= {"perturb_baseline": "uniform"}
-    step = {"features_in_step": side**2}
-    return {
-        "Quantus: pixel flipping": (
-            quantus.PixelFlipping(return_auc_per_sample=True, **step, **options), -1
-        ),
-        "Quantus: faithfulness correlation": (
-            quantus.FaithfulnessCorrelation(nr_runs=50, subset_size=4 * side**2, **options), 1
-        ),
-        "Quantus: faithfulness estimate": (quantus.FaithfulnessEstimate(**step, **options), 1),
-        "Quantus: monotonicity correlation": (
-            quantus.MonotonicityCorrelation(nr_samples=5, **step, **options), 1
-        ),
-    }  # fmt: skip
+    options |= {"perturb_baseline": "uniform", "return_aggregate": False}
+    pixels = _known_measures.region(name) ** 2
+    step = {"features_in_step": pixels if name != "DiFull" else 4 * pixels}
+    correlation = quantus.FaithfulnessCorrelation(nr_runs=50, subset_size=4 * pixels, **options)
+    estimate = quantus.FaithfulnessEstimate(**step, **options)
+    found = {"faithfulness correlation": (correlation, 1), "faithfulness estimate": (estimate, 1)}
+    if name == "DiFull":
+        return found
+    flipping = quantus.PixelFlipping(return_auc_per_sample=True, **step, **options)
+    monotone = quantus.MonotonicityCorrelation(nr_samples=5, **step, **options)
+    return found | {"pixel flipping": (flipping, -1), "monotonicity correlation": (monotone, 1)}
 
 
 def of_quantus(
@@ -70,7 +68,10 @@ def of_quantus(
         softmax=False,
         device="cpu",
     )
-    return sign * torch.as_tensor(np.array(scores, dtype=np.float64)).flatten()
+    found = sign * torch.as_tensor(np.array(scores, dtype=np.float64)).flatten()
+    if found.shape != (len(x),):
+        raise ValueError(f"{len(found)} scores for {len(x)} pictures")
+    return found
 
 
 # ------------------------------------------------------------------------------------ TorchCAM
@@ -127,7 +128,8 @@ def torchcam_metrics(known: truth.Instrument) -> dict[str, truth.Metric]:
         return {}
     softmax = None if known.name == "DiFull" else partial(torch.softmax, dim=-1)
     drop = partial(ClassificationMetric, logits_fn=softmax)
-    steps = (known.x.shape[-1] // _known_measures.region(known.name)) ** 2
+    regions = (known.x.shape[-1] // _known_measures.region(known.name)) ** 2
+    steps = regions if known.name != "DiFull" else regions // 4
     curves = partial(DeletionInsertionMetric, logits_fn=softmax, steps=steps)
     return {
         "TorchCAM: average drop": partial(of_torchcam, drop, "avg_drop", -1),
@@ -142,8 +144,8 @@ def torchcam_metrics(known: truth.Instrument) -> dict[str, truth.Metric]:
 
 def others(known: truth.Instrument) -> Mapping[str, truth.Metric]:
     """The measures of both."""
-    by_quantus = quantus_metrics(_known_measures.region(known.name))
-    found = {name: partial(of_quantus, *given) for name, given in by_quantus.items()}
+    by_quantus = quantus_metrics(known.name).items()
+    found = {f"Quantus: {name}": partial(of_quantus, *given) for name, given in by_quantus}
     return {name: refusing(m) for name, m in (found | torchcam_metrics(known)).items()}
 
 
@@ -164,12 +166,11 @@ def main() -> None:
     """Judge what is not there yet; write the table and its record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--judging", type=int, default=2)
+    parser.add_argument("--instruments", type=names, default=_known_measures.JUDGING)
+    parser.add_argument("--judging", type=int, default=1, help="networks, or pairs of grids")
     parser.add_argument("--pictures", type=int, default=12)
-    parser.add_argument("--grids", type=int, default=4)
     options = parser.parse_args()
-    options.model, options.seeds = "squeezenet1_1", 5
-    options.instruments = _known_measures.JUDGING
+    options.model, options.seeds, options.grids = "squeezenet1_1", 5, 2 * options.judging
     plan = {"pictures": options.pictures}
     keep_plan(options.work, plan)
 
@@ -179,7 +180,7 @@ def main() -> None:
 
     _known_measures.write(OUT, _known_measures.judged(options, judge))
     command = "python benchmarks/known_truth_others.py --work work/known-truth"
-    facts = {"libraries": LIBRARIES, "judging": options.judging, "grids": options.grids}
+    facts = {"libraries": LIBRARIES, "judging": options.judging}
     write_json(OUT.with_suffix(".json"), provenance(command, **plan, **facts))
 
 

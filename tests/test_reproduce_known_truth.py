@@ -138,7 +138,7 @@ def test_a_folder_of_another_run_is_refused(whole, tmp_path):
         known_truth(tmp_path, "--instruments=lie")
 
 
-def test_the_measures_are_judged_by_sound_networks_and_by_grids():
+def test_the_measures_are_judged_by_so_many_sound_networks():
     options = argparse.Namespace(
         instruments=("GridPG", "DiFull", "watermark", "decoy"), seeds=4, grids=6, judging=2
     )
@@ -148,7 +148,7 @@ def test_the_measures_are_judged_by_sound_networks_and_by_grids():
         asked.append(case)
         return {"not sound" if case == ("decoy", 1) else "MoRF/truth": torch.zeros(1)}
 
-    grids = [("DiFull", 0), ("DiFull", 1), ("DiFull", 2)]
+    grids = [("DiFull", 0), ("DiFull", 1)]
     found = _known_measures.judged(options, judge)
     assert list(found) == [*grids, ("decoy", 0), ("decoy", 2)]
-    assert asked == [*grids, ("decoy", 0), ("decoy", 1), ("decoy", 2)], "two are enough"
+    assert asked == [*grids, *(("decoy", seed) for seed in range(3))], "two are enough"

@@ -20,7 +20,7 @@ GRIDS: dict[str, truth.Connection] = {"GridPG": "joint", "DiPart": "part", "DiFu
 CELL, BLOCK = 112, 2  # pixels a side, grids
 _DIGITS = ("additive", "backdoor", "watermark")
 INSTRUMENTS = (*data.RULES, *_DIGITS, *GRIDS)
-_MORE = {"additive": 4, "backdoor": 2}  # times as many networks: no training; not all obey
+_MORE = {"additive": 4}  # times as many networks: these need no training
 _SURE = 0.5  # the least probability of a picture's class at the size of a cell
 
 

@@ -26,14 +26,12 @@ _BETTER = ("noisy", "noise", "moved", "leaky")  # the truth should be rated abov
 def judged(
     options: argparse.Namespace, judge_case: Callable[[Case], dict[str, Tensor]]
 ) -> dict[Case, dict[str, Tensor]]:
-    """What is judged: by so many sound networks of each instrument, and by all grids of DiFull."""
+    """What is judged: by so many sound networks of each instrument; of DiFull, pairs of grids."""
     found: dict[Case, dict[str, Tensor]] = {}
     for case in tqdm([case for case in cases(options) if case[0] in JUDGING]):
-        enough = sum(name == case[0] for name, _ in found) >= options.judging
-        if enough and case[0] != "DiFull":
-            continue
-        values = judge_case(case)
-        found |= {} if _NOT_SOUND in values else {case: values}
+        if sum(name == case[0] for name, _ in found) < options.judging:
+            values = judge_case(case)
+            found |= {} if _NOT_SOUND in values else {case: values}
     return found
 
 
