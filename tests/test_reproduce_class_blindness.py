@@ -69,6 +69,7 @@ def block():
         methods=("gradient", "grad_cam", "lrp_z_plus"),
         contrastive=("clrp", "sglrp"),
         erased=("grad_cam",),
+        watched=("difference", "logit"),
         region_size=7,
         seed=0,
     )
@@ -147,3 +148,19 @@ def test_the_tables(block, tmp_path):
     assert rows.loc["logit", "grad_cam", "difference", "logit"]["mean"] == pytest.approx(
         expected, abs=1e-4
     )
+
+
+def test_a_part_may_be_left_out_but_not_both(block, tmp_path):
+    options, _, _, found = block
+    likeness = Namespace(**vars(options) | {"erased": (), "out": tmp_path / "a"})
+    areas = Namespace(**vars(options) | {"methods": (), "contrastive": (), "out": tmp_path / "b"})
+    for part in (likeness, areas):
+        blindness._require_known(part)
+        blindness._write(part, found)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a-gains.csv", "a-likeness.csv", "b-areas.csv", "b-differences.csv"]
+    for nothing in ({"erased": ()}, {"watched": ()}):
+        with pytest.raises(SystemExit, match="nothing to do"):
+            blindness._require_known(Namespace(**vars(areas) | nothing))
+    with pytest.raises(SystemExit, match="unknown"):
+        blindness._require_known(Namespace(**vars(options) | {"methods": ("lime",)}))

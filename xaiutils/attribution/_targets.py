@@ -57,8 +57,8 @@ class LogOdds:
     .. math:: v = f_c - \log \sum_{k \ne c} e^{f_k}, \qquad
               \frac{\partial v}{\partial f_k} = -\frac{p_k}{1 - p_c} \quad (k \ne c)
 
-    So it is a margin against all rivals at once, each by its weight (Montavon et al. 2019 explain
-    it in place of the logit). The derivative is 1 at *c* and sums to 0.
+    So it is a margin against all rivals at once, each by its weight. The derivative is 1 at *c* and
+    sums to 0.
 
     Attributes:
         own: *c*: an int, one for each image, or None for the largest output of each image.

@@ -81,6 +81,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     blind.add_argument("--methods", type=names, default=_METHODS)
     blind.add_argument("--contrastive", type=names, default=_CONTRASTIVE)
     blind.add_argument("--erased", type=names, default=_ERASED, help="methods of the second part")
+    blind.add_argument("--watched", type=names, default=tuple(WATCHED), help="while erasing")
     blind.add_argument("--region-size", type=int, default=45)
     blind.add_argument("--block", type=int, default=10, help="images that lend to each other")
     blind.add_argument("--seed", type=int, default=0)
@@ -93,7 +94,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def run(options: argparse.Namespace) -> int:
     """Compute the blocks that are not there yet, then write the tables."""
-    require_known(options, methods=METHODS, contrastive=CONTRASTIVE, erased=METHODS)
+    _require_known(options)
     images = data.imagenet_sample()
     numbers = chosen(images, options.images, at_least=3)
     if options.block < 3 or 0 < len(numbers) % options.block < 3:
@@ -110,6 +111,7 @@ def run(options: argparse.Namespace) -> int:
         "methods": list(options.methods),
         "contrastive": list(options.contrastive),
         "erased": list(options.erased),
+        "watched": list(options.watched),
         "region_size": options.region_size,
         "share": _SHARE,
         "block": options.block,
@@ -128,6 +130,14 @@ def run(options: argparse.Namespace) -> int:
     record = provenance(command_line(leave_out=["--device"]), **plan, computed_with=where)
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
     return 0
+
+
+def _require_known(options: argparse.Namespace) -> None:
+    """Refuse unknown names; each part may be left out, but not both."""
+    known = {"methods": METHODS, "contrastive": CONTRASTIVE, "erased": METHODS, "watched": WATCHED}
+    require_known(options, **{name: all_ for name, all_ in known.items() if getattr(options, name)})
+    if not (options.methods or options.contrastive or (options.erased and options.watched)):
+        raise SystemExit("nothing to do: name --methods, --contrastive, or --erased and --watched.")
 
 
 def _block(
@@ -153,7 +163,7 @@ def _block(
         maps = [explain(name, question) for question in (near[:, 0], near[:, 1], far[:, 0])]
         found |= _likenesses(f"like/{name}/contrast", maps)
     given = dict(_erased_maps(options.erased, explain, near))
-    for watched in WATCHED:
+    for watched in options.watched if given else ():
         found |= _areas(options, classifier, x, near, given, fill, watched, block.start)
     return found
 
@@ -309,10 +319,12 @@ def _areas(
 def _write(options: argparse.Namespace, found: Scores) -> None:
     methods, contrastive = list(options.methods), list(options.contrastive)
     asked = [*product(methods, TARGETS), *((name, "contrast") for name in contrastive)]
-    write_table(options.out, "likeness", _likeness_rows(asked, found))
-    write_table(options.out, "gains", _contrast_rows(methods, contrastive, found))
-    write_table(options.out, "areas", _area_rows(options.erased, found))
-    write_table(options.out, "differences", _difference_rows(options.erased, found))
+    if asked:
+        write_table(options.out, "likeness", _likeness_rows(asked, found))
+        write_table(options.out, "gains", _contrast_rows(methods, contrastive, found))
+    if options.erased and options.watched:
+        write_table(options.out, "areas", _area_rows(options, found))
+        write_table(options.out, "differences", _difference_rows(options, found))
 
 
 def _likeness_rows(asked: list[tuple[str, str]], found: Scores) -> list[dict[str, Any]]:
@@ -361,30 +373,30 @@ def _above(found: Scores, name: str, target: str, exchanged: str, measure: str) 
     return found[f"{key}/{exchanged}/{measure}"] - found[f"{key}/picture/{measure}"]
 
 
-def _area_rows(methods: tuple[str, ...], found: Scores) -> list[dict[str, Any]]:
+def _area_rows(options: argparse.Namespace, found: Scores) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {"watched": watched, "method": name, "map": one, "measure": measure}
         | interval(found[f"area/{watched}/{name}/{one}/{measure}"])
-        for watched in WATCHED
-        for name, one, measure in product(methods, WATCHED[watched], ("abpc", "aopc_morf"))
+        for watched in options.watched
+        for name, one, measure in product(options.erased, WATCHED[watched], ("abpc", "aopc_morf"))
     ]
     rows += [
         {"watched": watched, "method": "random", "map": "random", "measure": "aopc_morf"}
         | interval(found[f"area/{watched}/random"])
-        for watched in WATCHED
+        for watched in options.watched
     ]
     labels = {"watched": "(none)", "method": "(none)", "map": "(none)"}
     rows += [labels | {"measure": m} | interval(found[m]) for m in ("lead", "probability")]
     return rows
 
 
-def _difference_rows(methods: tuple[str, ...], found: Scores) -> list[dict[str, Any]]:
+def _difference_rows(options: argparse.Namespace, found: Scores) -> list[dict[str, Any]]:
     """How much better one map does than another; Holm over the methods of one question."""
     rows = []
-    for watched, (first, second) in ((w, pair) for w in WATCHED for pair in _PAIRS[w]):
+    for watched, (first, second) in ((w, pair) for w in options.watched for pair in _PAIRS[w]):
         measure = "aopc_morf" if second == "random" else "abpc"
         gains, labels = [], []
-        for name in methods:
+        for name in options.erased:
             key = f"area/{watched}/{name}"
             other = found[f"area/{watched}/random" if second == "random" else
                           f"{key}/{second}/{measure}"]  # fmt: skip
