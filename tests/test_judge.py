@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from captum.attr import IntegratedGradients
 from safetensors.torch import load_file
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import __main__ as command
-from xaiutils.reproduce import _cards, _dask, _judge, results
+from xaiutils.reproduce import _cards, _dask, _judge, _judge_tests, results
 from xaiutils.reproduce._card import verdicts
+from xaiutils.reproduce._explained import inputs
 from xaiutils.reproduce._judge_method import load_subject
 from xaiutils.reproduce._judge_tests import LINES, TESTS
 
@@ -117,11 +120,80 @@ def test_the_card_has_every_attribute_and_every_line_with_interval_and_control(w
     assert record["weights"]["mnist_cnn"]["sha256"]
 
 
+SIDES = {"digits": 7, "photographs": 32}
+ALIKE = ("digits-", "photographs-", "decoy", "interaction", "saturation", "suppressor", "backdoor")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Every test of judge made quick: small photographs, few steps and draws, no training."""
+
+    def forget():
+        for cached in vars(_judge_tests).values():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()
+
+    def small_photographs(*given):
+        return torch.nn.functional.interpolate(inputs(*given), 64)
+
+    digits = data.mnist("test", source="embedded", per_class=1).images
+    known = evaluation.truth.additive_instrument(digits, seed=3)
+    settings = {kind: {"region_size": size, "steps": 2} for kind, size in SIDES.items()}
+    forget()
+    monkeypatch.setattr(_judge_tests, "inputs", small_photographs)
+    monkeypatch.setattr(_judge_tests, "SETTINGS", settings)
+    monkeypatch.setattr(_judge_tests, "_DRAWS", 2)
+    monkeypatch.setattr(_judge_tests, "_planted", lambda rule: known)
+    yield
+    forget()
+
+
+def test_every_kind_of_test_ends_in_the_card(folder, tmp_path, monkeypatch, small):
+    """One block of each; of those that run the same code, one."""
+    names = [name for name in TESTS if name not in QUICK and not name.startswith(ALIKE)]
+    names += ["digits-uniform", "photographs-uniform"]
+    for name in names:
+        blocks = 2 if TESTS[name].grouped else 1
+        monkeypatch.setitem(TESTS, name, replace(TESTS[name], blocks=blocks))
+    assert judge(f"{folder / 'mine.py'}:heat", tmp_path, ",".join(names)) == 0
+    frame = pd.read_csv(tmp_path / "mine.py-heat" / "card.csv").set_index("line")
+    wanted = {line for name in names for line in TESTS[name].lines}
+    assert set(frame.index) == wanted - {f"network/{name}" for name in _judge_tests.NETWORKS[1:]}
+    numbers = frame.drop(index="network/mnist_cnn")[["value", "control_value", "lead"]]
+    assert numbers.notna().all(axis=None)
+    assert frame.loc["truth/grid", "value"] == pytest.approx(1)  # nothing can leave its cell
+    assert frame.loc["truth/patch", "lead_low"] > 0
+    assert frame.loc["metric/deletion", "lead"] == pytest.approx(
+        frame.loc["metric/deletion", "control_value"] - frame.loc["metric/deletion", "value"],
+        abs=1e-4,
+    )
+
+
 def test_captums_methods_are_judged_as_ours(work, folder):
     assert judge("captum.attr:InputXGradient", folder / "captum") == 0
     captum = blocks(folder / "captum" / "captum.attr-InputXGradient")
     # It is asked image by image, which rounds otherwise than ten at once.
     assert_same(blocks(work), captum, atol=1e-4, rtol=1e-4)
+
+
+def test_captums_paths_are_taken_a_few_steps_at_a_time():
+    asked = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = models.load_classifier("mnist_cnn").module
+
+        def forward(self, x):
+            asked.append(len(x))
+            return self.inner(x)
+
+    x, target = data.mnist("test", source="embedded").images[:2], torch.tensor([0, 1])
+    network = Watched().eval()
+    found = load_subject("captum.attr:IntegratedGradients")(network, x, target)
+    assert max(asked) <= 10
+    whole = IntegratedGradients(network).attribute(x, target=target).sum(dim=1)
+    torch.testing.assert_close(found, whole.double(), atol=1e-4, rtol=1e-4)
 
 
 def test_a_killed_run_goes_on_with_nothing_lost_or_counted_twice(work, folder, tmp_path):

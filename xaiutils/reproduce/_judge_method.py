@@ -35,6 +35,7 @@ _WATCHED = (
     "whether its weights ask for gradients",
 )
 _OWN_MODULE = "xaiutils_judged"
+_STEPS_AT_ONCE, _FEW_STEPS = "internal_batch_size", 10  # of Captum's methods with a path
 
 
 class MethodError(ValueError):
@@ -164,7 +165,7 @@ def _plain(
 def _of_captum(label: str, kind: type, origin: str) -> Subject:
     """A class whose instances attribute: made of the model, called image by image.
 
-    Image by image, since some of them expand a batch by fifty steps at once.
+    Image by image, and few steps of a path at once: fifty of them all together need gigabytes.
     """
     if not callable(getattr(kind, "attribute", None)):
         raise SystemExit(
@@ -186,9 +187,12 @@ def _of_captum(label: str, kind: type, origin: str) -> Subject:
 
 
 def _attributed(kind: type, model: nn.Module, x: Tensor, target: Tensor, _: int) -> Tensor:
-    explain = kind(model)
+    explain: Any = kind(model)
+    known = inspect.signature(explain.attribute).parameters
+    few = {_STEPS_AT_ONCE: _FEW_STEPS} if _STEPS_AT_ONCE in known else {}
     images = zip(x[:, None], target.tolist(), strict=True)
-    return torch.cat([explain.attribute(image, target=wanted).detach() for image, wanted in images])
+    maps = (explain.attribute(image, target=wanted, **few) for image, wanted in images)
+    return torch.cat([one.detach() for one in maps])
 
 
 def _file(path: Path) -> tuple[ModuleType, str]:
