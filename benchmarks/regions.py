@@ -37,12 +37,12 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 MODELS = ("mnist_cnn", "efficientnet_lite0", "squeezenet1_1", "vgg16")
 REGION_SIZES = {"mnist_cnn": 2}  # for photographs:
 REGION_SIZE = 16
-AT_ONCE = (1, 4, 16)  # of Captum, for each image
+AT_ONCE = "1,4,16"  # of Captum, for each image
 FILL = 0.5  # differs from every pixel of a digit's page, so that no region is as it was
 TOLERANCE = 1e-3
 
 
-def occlusion_part(model, x, targets, size, _):
+def occlusion_part(model, x, targets, size, at_once, _):
     """Pictures, Captum's entries, and ours."""
     window, strides = (x.shape[1], size, size), (x.shape[1], size, size)
     theirs = {
@@ -50,13 +50,13 @@ def occlusion_part(model, x, targets, size, _):
             captum.attr.Occlusion(model).attribute,
             x, window, strides, FILL, targets, perturbations_per_eval=number,
         )
-        for number in AT_ONCE
+        for number in at_once
     }  # fmt: skip
     ours = partial(attribution.occlusion, model, x, targets, size, baselines=FILL)
     return len(x) * (1 + windows.Regions(*x.shape[2:], size).count), theirs, ours
 
 
-def shapley_part(model, x, targets, size, permutations):
+def shapley_part(model, x, targets, size, at_once, permutations):
     """Likewise; Captum counts a region's value at each of its pixels."""
     regions = windows.Regions(*x.shape[2:], size)
     theirs = {
@@ -65,7 +65,7 @@ def shapley_part(model, x, targets, size, permutations):
             x, FILL, targets, feature_mask=regions.index[None, None], n_samples=permutations,
             perturbations_per_eval=number,
         )
-        for number in AT_ONCE
+        for number in at_once
     }  # fmt: skip
     ours = partial(
         attribution.shapley, model, x, targets, size, permutations=permutations, baselines=FILL,
@@ -123,6 +123,7 @@ def main():
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--region-size", type=int)
     parser.add_argument("--permutations", type=int, default=2)
+    parser.add_argument("--at-once", default=AT_ONCE, help="pictures of an image, of Captum")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
@@ -134,7 +135,9 @@ def main():
 
     model, x, targets = load(options.model, options.images, "cpu")
     size = options.region_size or REGION_SIZES.get(options.model, REGION_SIZE)
-    pictures, theirs, ours = PARTS[options.part](model, x, targets, size, options.permutations)
+    at_once = [int(number) for number in options.at_once.split(",")]
+    work = (model, x, targets, size, at_once, options.permutations)
+    pictures, theirs, ours = PARTS[options.part](*work)
     runs = {
         **theirs,
         "here, whole": partial(ours, windowed=False),
@@ -143,9 +146,7 @@ def main():
     }
     batch = x[:1].repeat(BATCH_SIZES.get(options.model, BATCH_SIZE), 1, 1, 1)
     clock = time.perf_counter if options.clock == "wall" else time.process_time
-    for run in runs.values():
-        run()  # the first call prepares much
-    memory = {name: peak_memory(run) for name, run in runs.items()}
+    memory = {name: peak_memory(run) for name, run in runs.items()}  # and prepares what it can
     passes, _ = race({"bare": partial(bare, model, batch, pictures)}, options.rounds, "cpu", clock)
     seconds, found = race(runs, options.rounds, "cpu", clock)
     error = ERRORS[options.part](found, size)
@@ -161,6 +162,7 @@ def main():
             "images": len(x),
             "region_size": size,
             "pictures": pictures,
+            "at_once": at_once,
             "permutations": options.permutations if options.part == "shapley" else None,
             "bare_seconds": passes["bare"],
             "clock": options.clock,

@@ -89,9 +89,8 @@ def layer_cam(
     r"""Return the LayerCAM heatmap (Jiang et al. 2021): positive gradient times feature maps.
 
     :math:`L(u, v) = \max\bigl(0, \sum_k \max(0, G^k(u, v))\, A^k(u, v)\bigr)`. It is meant for
-    early layers too, whose large maps Grad-CAM's mean slopes do not suit. The authors bring the
-    maps of early layers between 0 and 1 by a hyperbolic tangent before they join several of them,
-    which is left to the caller.
+    early layers too, whose large maps Grad-CAM's mean slopes do not suit. The authors join the maps
+    of several layers, which is left to the caller.
 
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
