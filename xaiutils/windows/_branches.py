@@ -21,6 +21,7 @@ from xaiutils.windows._plan import Side, Span, Spread, Windows
 
 _LARGEST = 0.8  # of a layer: windows that cover more are not worth their overhead
 _OUTSIDE = 2  # pixels of each state that stand for what is outside: zeros, minus infinity
+_REST = -1  # stands for the part of the network that is run whole
 _MOST_CLASSES = 3  # of rows and of columns, by their distance from the border
 _AT_ONCE = 4_000_000  # numbers of a layer that is run whole: more would not fit into the cache
 # What a window and a weight cost for each batch, in multiplications, by rough measurement.
@@ -203,10 +204,7 @@ class _Group:
         return self.plan.windows[index].sides if index else self.plan.changed
 
     def reads(self, index: int, source: int) -> tuple[_Places, _Places]:
-        """What the window of a node reads of one of its inputs; of the last node and what is none.
-
-        Where there is no such node it is all of the input.
-        """
+        """What the window of a node reads of one of its inputs; all of it for the node `_REST`."""
         if (index, source) not in self._read:
             window = self.plan.windows.get(index)
             sides = self.sides(source)
@@ -257,7 +255,7 @@ class _Tables:
 
     def whole(self, index: int) -> Tensor:
         """All of a node, (S, H, W) int32."""
-        return self.reads(-1, index)
+        return self.reads(_REST, index)
 
     def _numbers(self, index: int, source: int) -> Tensor:
         layer, (of_rows, of_columns) = self._layers[source], self._group.reads(index, source)
