@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import __main__ as command
-from xaiutils.reproduce import _cards, _dask, _judge, _judge_tests, results
+from xaiutils.reproduce import _card, _cards, _dask, _judge, _judge_tests, results
 from xaiutils.reproduce._card import verdicts
 from xaiutils.reproduce._explained import inputs
 from xaiutils.reproduce._judge_method import load_subject
@@ -420,3 +420,8 @@ def test_what_the_page_says_is_what_the_table_shows():
     few = frame[frame["images"] <= 6]
     assert evaluation.sign_flip(torch.ones(6), tail="normal") == pytest.approx(1 / 32)
     assert set(few["said"]) == {"open", ""}
+
+    assert "an *order by lot*, ten draws" in words
+    assert "Student's $t$ below twenty pictures" in words
+    assert "says so at 0.05" in words
+    assert (_judge_tests._DRAWS, _judge._ENOUGH_FOR_BCA, _card._SURE) == (10, 20, 0.05)

@@ -215,7 +215,7 @@ def _p_value(lead: Tensor, groups: Tensor | None) -> float:
         return evaluation.sign_flip(lead, tail="normal")
     from scipy.stats import ttest_1samp  # slow to import
 
-    means = [lead[groups == number].mean().item() for number in groups.unique()]
+    means = [lead[groups == number].mean().item() for number in set(groups.tolist())]
     return float(ttest_1samp(means, 0.0).pvalue) if any(means) else 1.0
 
 
