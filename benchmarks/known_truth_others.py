@@ -167,10 +167,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--instruments", type=names, default=_known_measures.JUDGING)
-    parser.add_argument("--judging", type=int, default=1, help="networks, or pairs of grids")
+    parser.add_argument("--judging", type=int, default=1, help="networks of each")
+    parser.add_argument("--judging-grids", type=int, default=2, help="grids of DiFull; even")
     parser.add_argument("--pictures", type=int, default=12)
     options = parser.parse_args()
-    options.model, options.seeds, options.grids = "squeezenet1_1", 5, 2 * options.judging
+    options.model, options.seeds, options.grids = "squeezenet1_1", 5, options.judging_grids
     plan = {"pictures": options.pictures}
     keep_plan(options.work, plan)
 
@@ -181,6 +182,7 @@ def main() -> None:
     _known_measures.write(OUT, _known_measures.judged(options, judge))
     command = "python benchmarks/known_truth_others.py --work work/known-truth"
     facts = {"libraries": LIBRARIES, "judging": options.judging}
+    facts |= {"judging_grids": options.judging_grids}
     write_json(OUT.with_suffix(".json"), provenance(command, **plan, **facts))
 
 

@@ -140,7 +140,11 @@ def test_a_folder_of_another_run_is_refused(whole, tmp_path):
 
 def test_the_measures_are_judged_by_so_many_sound_networks():
     options = argparse.Namespace(
-        instruments=("GridPG", "DiFull", "watermark", "decoy"), seeds=4, grids=6, judging=2
+        instruments=("GridPG", "DiFull", "watermark", "decoy"),
+        seeds=4,
+        grids=8,
+        judging=2,
+        judging_grids=6,
     )
     asked = []
 
@@ -148,7 +152,7 @@ def test_the_measures_are_judged_by_so_many_sound_networks():
         asked.append(case)
         return {"not sound" if case == ("decoy", 1) else "MoRF/truth": torch.zeros(1)}
 
-    grids = [("DiFull", 0), ("DiFull", 1)]
+    grids = [("DiFull", 0), ("DiFull", 1), ("DiFull", 2)]
     found = _known_measures.judged(options, judge)
     assert list(found) == [*grids, ("decoy", 0), ("decoy", 2)]
     assert asked == [*grids, *(("decoy", seed) for seed in range(3))], "two are enough"

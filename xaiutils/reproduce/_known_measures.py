@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from xaiutils import data, evaluation
 from xaiutils.evaluation import truth
-from xaiutils.reproduce._known_instruments import CELL, Case, cases, instrument
+from xaiutils.reproduce._known_instruments import BLOCK, CELL, Case, cases, instrument
 from xaiutils.reproduce._tables import write_table
 
 Measures = Callable[[truth.Instrument], Mapping[str, truth.Metric]]
@@ -26,10 +26,12 @@ _BETTER = ("noisy", "noise", "moved", "leaky")  # the truth should be rated abov
 def judged(
     options: argparse.Namespace, judge_case: Callable[[Case], dict[str, Tensor]]
 ) -> dict[Case, dict[str, Tensor]]:
-    """What is judged: by so many sound networks of each instrument; of DiFull, pairs of grids."""
+    """What is judged: by so many sound networks of each instrument, and so many grids of DiFull."""
+    blocks = -(-options.judging_grids // BLOCK)
     found: dict[Case, dict[str, Tensor]] = {}
     for case in tqdm([case for case in cases(options) if case[0] in JUDGING]):
-        if sum(name == case[0] for name, _ in found) < options.judging:
+        enough = blocks if case[0] == "DiFull" else options.judging
+        if sum(name == case[0] for name, _ in found) < enough:
             values = judge_case(case)
             found |= {} if _NOT_SOUND in values else {case: values}
     return found

@@ -39,6 +39,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     known.add_argument(
         "--judging", type=int, default=2, help="networks of an instrument that judge the measures"
     )
+    known.add_argument(
+        "--judging-grids", type=int, default=4, help="grids of DiFull that judge them; even"
+    )
     known.set_defaults(run=run)
 
 
@@ -52,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
         "instruments": list(options.instruments),
         "seeds": options.seeds,
         "judging": options.judging,
+        "judging_grids": options.judging_grids,
     }
     if set(options.instruments) & set(GRIDS):
         classifier = models.load_classifier(options.model)
