@@ -23,7 +23,8 @@ from xaiutils.graph.outputs import Output
 from xaiutils.windows import Branches, Span
 
 _PIECES = 14  # of the shorter side, where no region_size is given
-_LARGEST_BATCH = 64  # windows of one size; more would not fit into the cache
+_LARGEST_BATCH = 64  # windows of one size; more would not fit into the cache of a CPU
+_SHARE = 0.75  # of the numbers of a batch; the rest are the layers of the picture itself
 
 
 def occlusion(
@@ -112,7 +113,7 @@ def _falls(
 
 
 def _batch(game: Perturbed) -> int:
-    return game.size() if game.batch_size is not None else max(game.size(), _LARGEST_BATCH)
+    return game.size(_LARGEST_BATCH if game.x.device.type == "cpu" else None, _SHARE)
 
 
 def _states(game: Perturbed, count: int) -> int:

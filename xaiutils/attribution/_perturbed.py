@@ -52,12 +52,17 @@ class Perturbed:
     explained: Explained | Tensor
     batch_size: int | None
 
-    def size(self, largest: int | None = None) -> int:
-        """How many pictures are run at a time, at most `largest` unless the user says it."""
+    def size(self, largest: int | None = None, share: float = 1.0) -> int:
+        """How many pictures are run at a time, unless the user says it.
+
+        Args:
+            largest: Not more than so many.
+            share: Of the numbers that fit, where something else must be held as well.
+        """
         if self.batch_size is not None:
             return self.batch_size
         kind = "cpu" if self.x.device.type == "cpu" else "cuda"
-        fitting = _NUMBERS[kind] // self.x[0].numel()
+        fitting = int(share * _NUMBERS[kind]) // self.x[0].numel()
         return max(1, min(_LARGEST[kind] if largest is None else largest, fitting))
 
     def read(self, outputs: Tensor, numbers: Tensor) -> Tensor:
