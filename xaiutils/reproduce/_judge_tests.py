@@ -338,12 +338,13 @@ def _cost(subject: Subject, _: int) -> Found:
     """Processor time for a photograph, in forward passes of the same network."""
     shown = _pictures("photographs", 0)
     gradient = partial(attribution.gradient, shown.model)
+    _maps(subject, "photographs", 0)  # are they taken at all? As a rule they are there already
+    subject(shown.model, shown.x[:1], shown.target[:1])  # warms up
     own = list[float]()
     held = list[float]()
     for image, wanted in zip(shown.x[:, None], shown.target[:, None], strict=True):
         with torch.no_grad():
             forward = _seconds(partial(shown.model, image))
-        subject(shown.model, image, wanted)  # is it taken at all? It warms up as well
         own.append(_seconds(partial(subject.method, shown.model, image, wanted, 0), 1) / forward)
         held.append(_seconds(partial(gradient, image, wanted)) / forward)
     return {"cost": _pair(torch.tensor(own), torch.tensor(held))}
