@@ -113,7 +113,7 @@ def shapley(
         permutations: The number of orders, each of as many pictures as there are regions.
         exact: Whether to go through all subsets instead, for at most 14 regions.
         antithetic: Whether each second order is the one before backwards. Such a pair is exact
-            where regions interact in pairs only (Mayer and Wuthrich 2025).
+            where regions interact in pairs only (Mayer and Wüthrich 2025).
         baselines: What stands in for a region that has not come yet, in the units of ``x``: a
             number, a tensor broadcastable to ``x``, or the name of one, as in
             :func:`xaiutils.attribution.integrated_gradients`.
