@@ -46,6 +46,19 @@ def test_falls_equal_a_naive_loop(images, output, edge, rows):
         assert torch.allclose(falls.flatten(1)[:, region], naive, atol=1e-5)
 
 
+@pytest.mark.parametrize("windowed", [False, True])
+def test_a_region_that_looks_as_before_has_no_fall(windowed):
+    """Rounding would rank the empty page around a digit; a fill that differs there is no such."""
+    digits = data.mnist("test", source="embedded", per_class=1).images[:3]
+    classifier = models.load_classifier("mnist_cnn")
+    x = classifier.batch(digits) if not isinstance(digits, torch.Tensor) else digits
+    empty = evaluation.Constant(float(x.min()))
+    falls = evaluation.region_occlusion(classifier.module, x, None, 4, empty, windowed=windowed)
+    untouched = evaluation.Regions(28, 28, 4).scores((x != x.min())[:, 0].double()) == 0
+    assert untouched.any(dim=1).all()
+    assert torch.equal(falls.flatten(1) == 0, untouched)
+
+
 def test_noise_is_that_of_region_perturbation(network, images):
     falls = evaluation.region_occlusion(network, images, 0, 4, repeats=3, seed=5)
     region = torch.zeros(2, 12, 12)

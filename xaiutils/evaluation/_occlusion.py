@@ -18,6 +18,7 @@ from xaiutils.evaluation._perturbation import (
     checked_regions,
     checked_runner,
 )
+from xaiutils.evaluation._pictures import Replacement
 from xaiutils.evaluation._sanity import rank_correlation
 from xaiutils.evaluation._trials import States, Trials
 from xaiutils.windows import Edge, Regions
@@ -63,7 +64,7 @@ def region_occlusion(
 
     Returns:
         (N, rows, columns) float64, the fall for each region in units of the output, mean over the
-        repetitions; negative where the output rises.
+        repetitions; negative where the output rises, and exactly 0 where nothing changes.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -84,20 +85,30 @@ def region_occlusion(
         for first in range(0, len(pairs), trials.most):
             part = pairs[first : first + trials.most]
             images = [image for image, _ in part]
+            replacers = [draws.replacer(*pair) for pair in part]
             scores = trials.scores(
                 States(
                     images,
-                    [draws.replacer(*pair) for pair in part],
+                    replacers,
                     torch.zeros(len(part), regions.count, dtype=torch.bool),
                 ),
                 torch.arange(len(part)).repeat_interleave(regions.count),
                 alone.repeat(len(part)),
             ).view(len(part), -1)
-            falls.flatten(0, 1)[first : first + len(part)] = (
-                trials.start[images, None].double() - scores.double()
-            )
+            found = trials.start[images, None].double() - scores.double()
+            # Two ways to compute the same picture differ by rounding, which would rank the regions.
+            same = [_unchanged(x[i], r, regions) for i, r in zip(images, replacers, strict=True)]
+            falls.flatten(0, 1)[first : first + len(part)] = found.masked_fill(torch.stack(same), 0)
             bar.update(scores.numel())
     return falls.mean(dim=1).view(len(x), regions.rows, regions.columns)
+
+
+def _unchanged(picture: Tensor, replacement: Replacement, regions: Regions) -> Tensor:
+    """Which regions (count,) look as before when they are replaced; none, if the mask decides."""
+    if callable(replacement):
+        return torch.zeros(regions.count, dtype=torch.bool)
+    changed = (picture != replacement).any(dim=0, keepdim=True)
+    return regions.scores(changed.cpu().double())[0] == 0
 
 
 def occlusion_agreement(
