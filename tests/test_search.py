@@ -146,6 +146,24 @@ def test_of_an_additive_network_it_finds_the_order_of_the_contributions(images, 
     assert [order_of(found, i, 9) for i in range(2)] == wanted.tolist()
 
 
+def test_the_area_between_both_ends_is_above_any_map_s_of_an_additive_network(images):
+    network = evaluation.AdditiveNetwork(3, side=12, region_size=4, seed=1)
+    grey = evaluation.Constant(0.5)
+    best, worst = (
+        evaluation.search(network, images, 0, 4, 9, grey, goal=goal) for goal in ("morf", "lerf")
+    )
+    area = evaluation.abpc(best, worst)
+    assert torch.allclose(area, best.aopc() - worst.aopc())
+    noise = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(0))
+    pair = [
+        evaluation.region_perturbation(network, images, 0, noise, 4, 9, order, grey, repeats=1)
+        for order in ("morf", "lerf")
+    ]
+    assert (area > evaluation.abpc(*pair)).all()
+    with pytest.raises(ValueError, match="'best' and 'worst', not 'worst' and 'best'"):
+        evaluation.abpc(worst, best)
+
+
 def test_regions_that_were_not_reached_follow_by_their_last_scores(network, images):
     fill = evaluation.Constant(0.1)
     found = evaluation.search(network, images[:1], 2, 4, 2, fill)

@@ -132,8 +132,9 @@ def abpc(morf: Curves, lerf: Curves) -> Tensor:
     over k = 0, ..., L, divided by L + 1.
 
     Args:
-        morf: Most relevant regions first.
-        lerf: Least relevant regions first, of the same images, heatmaps and settings.
+        morf: Most relevant regions first; or the best order that `search` has found.
+        lerf: Least relevant regions first, of the same images, heatmaps and settings; or the worst
+            order.
 
     Returns:
         (N,) float64, in units of the output; large if the heatmap ranks well.
@@ -141,10 +142,10 @@ def abpc(morf: Curves, lerf: Curves) -> Tensor:
     Raises:
         ValueError: The orders are others, or the curves do not belong together.
     """
-    if (morf.order, lerf.order) != ("morf", "lerf"):
+    if (morf.order, lerf.order) not in (("morf", "lerf"), ("best", "worst")):
         raise ValueError(
-            f"abpc takes curves of the orders 'morf' and 'lerf', not {morf.order!r} and "
-            f"{lerf.order!r}"
+            "abpc takes curves of the orders 'morf' and 'lerf', or 'best' and 'worst', not "
+            f"{morf.order!r} and {lerf.order!r}"
         )
     _check_same_images(morf, lerf)
     return morf.aopc() - lerf.aopc()
