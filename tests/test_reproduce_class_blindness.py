@@ -164,3 +164,8 @@ def test_a_part_may_be_left_out_but_not_both(block, tmp_path):
             blindness._require_known(Namespace(**vars(areas) | nothing))
     with pytest.raises(SystemExit, match="unknown"):
         blindness._require_known(Namespace(**vars(options) | {"methods": ("lime",)}))
+
+
+def test_names_on_the_command_line():
+    assert blindness._names_or_none("none") == ()
+    assert blindness._names_or_none("clrp,sglrp,clrp") == ("clrp", "sglrp")

@@ -78,10 +78,14 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     blind.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     blind.add_argument("--model", required=True)
     blind.add_argument("--images", type=image_range, help="first:last[:stride]")
-    blind.add_argument("--methods", type=names, default=_METHODS)
-    blind.add_argument("--contrastive", type=names, default=_CONTRASTIVE)
-    blind.add_argument("--erased", type=names, default=_ERASED, help="methods of the second part")
-    blind.add_argument("--watched", type=names, default=tuple(WATCHED), help="while erasing")
+    blind.add_argument("--methods", type=_names_or_none, default=_METHODS)
+    blind.add_argument("--contrastive", type=_names_or_none, default=_CONTRASTIVE)
+    blind.add_argument(
+        "--erased", type=_names_or_none, default=_ERASED, help="methods of the second part"
+    )
+    blind.add_argument(
+        "--watched", type=_names_or_none, default=tuple(WATCHED), help="while erasing"
+    )
     blind.add_argument("--region-size", type=int, default=45)
     blind.add_argument("--block", type=int, default=10, help="images that lend to each other")
     blind.add_argument("--seed", type=int, default=0)
@@ -90,6 +94,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--there", action="store_true", help="compute nothing: tables of the blocks that are there"
     )
     blind.set_defaults(run=run)
+
+
+def _names_or_none(text: str) -> tuple[str, ...]:
+    """Names between commas; ``none`` leaves a part out."""
+    return () if text == "none" else names(text)
 
 
 def run(options: argparse.Namespace) -> int:
