@@ -15,7 +15,7 @@ the logit's map, and better than one that was borrowed from another picture.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -143,7 +143,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _require_known(options: argparse.Namespace) -> None:
     """Refuse unknown names; each part may be left out, but not both."""
-    known = {"methods": METHODS, "contrastive": CONTRASTIVE, "erased": METHODS, "watched": WATCHED}
+    known: dict[str, Collection[str]] = {
+        "methods": METHODS, "contrastive": CONTRASTIVE, "erased": METHODS, "watched": WATCHED
+    }  # fmt: skip
     require_known(options, **{name: all_ for name, all_ in known.items() if getattr(options, name)})
     if not (options.methods or options.contrastive or (options.erased and options.watched)):
         raise SystemExit("nothing to do: name --methods, --contrastive, or --erased and --watched.")
