@@ -207,7 +207,7 @@ def _signed_map(traced: Graph, x: Tensor, explained: Resolved) -> Tensor:
         if _has_maps(part, x):
             total += _shared_out(part.sum(1, keepdim=True), x.shape[2:])
         else:
-            total += part.flatten(1).sum(1).view(-1, *[1] * (x.ndim - 1)) / pixels
+            total += part.reshape(len(x), -1).sum(1).view(-1, *[1] * (x.ndim - 1)) / pixels
     return total
 
 

@@ -127,7 +127,7 @@ def rise(
         raise ValueError("a standard error needs at least 2 masks")
     game = perturbed(model, x, target, baselines, units, output, batch_size, seed)
     _check_grid(grid, x)
-    drawn = _Masks(masks, grid, keep, seed, x)
+    drawn = _Masks(masks, grid, keep, seed, game.x)
     sums = _sums(game, drawn)
     both = _by_masks(sums, masks) if normalise == "masks" else _by_probability(sums, masks, keep)
     heatmaps, errors = (each.view(len(x), 1, *x.shape[2:]).to(game.x) for each in both)
