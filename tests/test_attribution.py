@@ -4,24 +4,29 @@ import copy
 
 import pytest
 import torch
-from small_networks import random_network, small
+from small_networks import EVERY, FAST, random_network, small
 from torch import nn
 
 from xaiutils import attribution, graph
 
 ONE_CHANNEL = {
     "sensitivity",
+    "fullgrad",
+    "fullgrad_signed",
     "grad_cam",
+    "grad_cam_plus_plus",
+    "xgrad_cam",
+    "hires_cam",
+    "layer_cam",
+    "score_cam",
+    "ablation_cam",
+    "occlusion",
+    "shapley",
+    "rise",
     "deconvnet_l2",
     "guided_backprop_l2",
     "dmbp_l2",
     "dmbp_greedy_l2",
-}
-FAST = {
-    "dmbp": {"iterations": 2},
-    "dmbp_l2": {"iterations": 2},
-    "smoothgrad": {"samples": 3},
-    "integrated_gradients": {"n_steps": 4},
 }
 
 
@@ -30,7 +35,12 @@ BY_AUTOGRAD = (
     "sensitivity",
     "input_x_gradient",
     "smoothgrad",
+    "smoothgrad_squared",
+    "vargrad",
     "integrated_gradients",
+    "occlusion",
+    "shapley",
+    "rise",
     "random",
 )
 
@@ -53,7 +63,7 @@ def autograd(network, x, targets):
 
 
 def test_every_method_has_the_same_interface(network_and_input):
-    for name in attribution.METHODS:
+    for name in EVERY:
         assert_usual_interface(name, *network_and_input)
 
 
@@ -62,7 +72,7 @@ def assert_usual_interface(name, network, x):
     before, kept = copy.deepcopy(network.state_dict()), x.clone()
 
     def method(x, target, **options):
-        return attribution.METHODS[name](network, x, target, **FAST.get(name, {}), **options)
+        return EVERY[name](network, x, target, **FAST.get(name, {}), **options)
 
     targets = network(x).argmax(1)
     heatmaps = method(x, None)
@@ -84,7 +94,7 @@ def assert_usual_interface(name, network, x):
 
 def test_every_method_checks_its_arguments_first():
     network, x = small("residual")
-    for name, method in attribution.METHODS.items():
+    for name, method in EVERY.items():
         assert_checks(name, method, network, x)
 
 
@@ -256,11 +266,12 @@ def test_random_is_the_same_for_the_same_image_and_seed():
 
 
 def test_methods_of_a_network_they_cannot_read_say_so():
-    """Those that follow rules do; those that need nothing but the gradient ask autograd for it."""
+    """Those that follow rules do; others need only the gradient, by autograd, or the outputs."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), Deciding()).eval()
-    for name, method in attribution.METHODS.items():
+    for name, method in EVERY.items():
         if name in BY_AUTOGRAD:
-            assert bool(torch.isfinite(method(network, torch.randn(1, 1, 2, 2), 0)).all()), name
+            found = method(network, torch.randn(1, 1, 2, 2), 0, **FAST.get(name, {}))
+            assert bool(torch.isfinite(found).all()), name
             continue
         with pytest.raises(graph.TraceError, match="decides by the values"):
             method(network, torch.randn(1, 1, 2, 2), 0)
