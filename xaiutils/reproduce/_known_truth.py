@@ -22,7 +22,6 @@ from xaiutils.reproduce._tables import write_table
 from xaiutils.reproduce._work import keep_plan, kept, save
 
 _KINDS = ("score", "unsigned", "refused")
-_SLOW = ("dmbp", "dmbp_l2")  # are left out on the grids, where they search for long
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -82,8 +81,9 @@ def _methods_of(options: argparse.Namespace, case: Case) -> dict[str, Tensor]:
     """
     path = options.work / f"{case[0]}-{case[1]}.safetensors"
     found = load_file(path) if path.exists() else {}
-    asked = [name for name in options.methods if case[0] not in GRIDS or name not in _SLOW]
-    missing = [name for name in asked if not {f"score/{name}", f"refused/{name}"} & set(found)]
+    missing = [
+        name for name in options.methods if not {f"score/{name}", f"refused/{name}"} & set(found)
+    ]
     if missing or not found:
         found |= _scores(instrument(options, case), missing, case[1])
         save(path, found)
