@@ -99,6 +99,39 @@ def test_what_the_notebook_does_not_run_leaves_it_fresh(house, stamped):
     assert not chapters.is_stale(stamped, house)
 
 
+SAYS = '''"""What it is for,
+{more}in two lines."""
+SMALL = 1
+"""The number {more}."""
+
+
+def small():
+    """Return it{more}."""
+    return {value}
+'''
+
+
+def test_words_about_the_code_leave_it_fresh_and_code_does_not(house, stamped):
+    numbers = house / "xaiutils/numbers.py"
+    content = nbformat.read(stamped, as_version=4)
+    for value, more, stale in ((1, "", True), (1, "\n\nmore ", False), (2, "", True)):
+        numbers.write_text(SAYS.format(value=value, more=more))
+        assert chapters.is_stale(stamped, house) is stale
+        content.metadata["xaiutils"] = {"fingerprint": chapters.fingerprint(content, house)}
+        nbformat.write(content, stamped)
+
+
+def test_what_is_no_docstring_counts(house, stamped):
+    numbers = house / "xaiutils/numbers.py"
+    content = nbformat.read(stamped, as_version=4)
+    for code in ('SMALL = """a\nb"""', 'SMALL = """a\nc"""', 'def f(): "one line"; return 1',
+                 'def f(): "one line"; return 2'):  # fmt: skip
+        numbers.write_text(code)
+        assert chapters.is_stale(stamped, house)
+        content.metadata["xaiutils"] = {"fingerprint": chapters.fingerprint(content, house)}
+        nbformat.write(content, stamped)
+
+
 def test_failing_cell_leaves_the_file_as_it_was(house, notebook, capsys):
     nbformat.write(new_notebook(cells=[new_code_cell("assert 1 == 2, 'not so'")]), notebook)
     before = notebook.read_bytes()

@@ -2,9 +2,9 @@
 
 A notebook is committed with its outputs. When it is executed, a fingerprint of all that its
 outputs depend on is stored in its metadata: its code, the modules of xaiutils that the code
-imports (directly or through others), the package's data, the tables in results/ that it names and
-the pinned versions. A notebook whose fingerprint no longer fits is stale, and the build executes
-it again.
+imports (directly or through others; not what these say in docstrings), the package's data, the
+tables in results/ that it names and the pinned versions. A notebook whose fingerprint no longer
+fits is stale, and the build executes it again.
 
 Run as ``python book/_tools/chapters.py`` (the stale ones), ``--all``, or with the notebooks' paths.
 """
@@ -73,8 +73,22 @@ def fingerprint(notebook: Any, root: Path = ROOT) -> str:
     inputs |= {path for path in _files(root / "results") if _kind_of_run(path) in code}
     digest = hashlib.sha256(code.encode())
     for path in sorted(inputs):
-        digest.update(f"\0{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+        digest.update(f"\0{path.relative_to(root).as_posix()}\0".encode() + _content(path))
     return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    """What a file says; of a module, its lines of code without docstrings."""
+    if path.suffix != ".py":
+        return path.read_bytes()
+    text = path.read_text(encoding="utf-8")
+    lines: list[str] = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            own = slice(node.lineno - 1, node.end_lineno)
+            if not lines[own.start][: node.col_offset].strip():  # nothing else begins there
+                lines[own] = [""] * len(lines[own])
+    return "\n".join(filter(str.strip, lines)).encode()
 
 
 def _kind_of_run(path: Path) -> str:

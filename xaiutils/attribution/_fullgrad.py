@@ -123,7 +123,7 @@ def fullgrad(
         batch_size: How many images at a time; bounds the memory.
 
     Returns:
-        (N, 1, H, W): not negative, and without a unit; if signed in units of the output.
+        (N, 1, H, W), not negative and without a unit; if signed, in units of the output.
 
     Raises:
         TypeError: As in :func:`xaiutils.attribution.gradient`.

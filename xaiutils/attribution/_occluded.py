@@ -67,7 +67,7 @@ def occlusion(
         windowed: Whether to recompute windows only; None where that is estimated to pay.
 
     Returns:
-        (N, 1, H, W), in units of the output: the falls, which do not sum to anything. A square in
+        (N, 1, H, W), in units of the output. The falls do not sum to anything. A square in
         which the picture is what it would be covered with has exactly 0.
 
     Raises:

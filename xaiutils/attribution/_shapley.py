@@ -125,7 +125,7 @@ def shapley(
         windowed: Whether to recompute windows only; None where that is estimated to pay.
 
     Returns:
-        (N, 1, H, W), in units of the output: a region's value in equal shares for its pixels, so
+        (N, 1, H, W), in units of the output. A region's value is shared equally by its pixels, so
         that the map sums to :math:`f_t(x) - f_t(\text{baseline})`. With ``return_standard_error``
         also the standard errors in the same shares, (N, 1, H, W), from the spread over the orders
         (over the pairs, if antithetic); they are 0 where all subsets were run.
