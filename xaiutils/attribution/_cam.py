@@ -50,7 +50,7 @@ def grad_cam(
         model: A network in evaluation mode; or the :class:`~xaiutils.graph.Graph` of one, read
             with ``fold=False`` if a layer with a BatchNorm behind it is to be named.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`xaiutils.attribution.gradient`.
         layer: The path in ``model`` of the module whose output is :math:`A`, e.g.
             ``"features.12"``; a container (``"layer4"``) stands for the last operation in it. None
             takes the last maps that the network reads: what its last convolution or linear layer

@@ -136,7 +136,7 @@ def deeplift(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`xaiutils.attribution.gradient`.
         baselines: The reference :math:`x'`, or several, over which the maps are averaged; as in
             :func:`integrated_gradients`.
         units: What black and white are for the network: ``clf.preprocess``.

@@ -124,7 +124,7 @@ def dmbp(
         model: A network in evaluation mode with at least one activation, and all of straight
             pieces: ReLU, clamps, leaky ReLU, max pooling. Or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`xaiutils.attribution.gradient`.
         iterations: Steps of the search. 0 returns the start: with ``"greedy"`` the masks that
             keep, from the output down, the filters whose signal times activation, summed over
             space, has the sign of the branch. That is the best there is for one hidden layer
@@ -184,7 +184,7 @@ def dmbp_heatmap(
     Args:
         model: A network of ReLUs in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`xaiutils.attribution.gradient`.
         iterations: Steps of the search for masks.
         norm: None for :math:`R^+ = J^+ \odot x`; ``"l2"`` or ``"linf"`` for the norm of
             :math:`J^+` over the colours, which does not ask where the inputs' zero lies.

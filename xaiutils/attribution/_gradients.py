@@ -93,7 +93,7 @@ def input_x_gradient(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`gradient`.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
         batch_size: How many images at a time; bounds the memory.
 
@@ -125,7 +125,7 @@ def sensitivity(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`gradient`.
         norm: ``"l2"`` or ``"linf"``.
         output: Which of several outputs: a key, a position, or a function; see :func:`gradient`.
         batch_size: How many images at a time; bounds the memory.

@@ -60,7 +60,7 @@ def deconvnet(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`xaiutils.attribution.gradient`.
         norm: ``"l2"`` or ``"linf"`` over the colours, which is how Samek et al. make one number
             of a pixel; None leaves the colours and their signs.
         output: Which of several outputs of the network: a key, a position, or a function of what
@@ -98,7 +98,7 @@ def guided_backprop(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`xaiutils.attribution.gradient`.
         norm: ``"l2"`` or ``"linf"`` over the colours; None leaves the colours and their signs.
         output: Which of several outputs of the network: a key, a position, or a function of what
             it returns, as in :func:`xaiutils.attribution.gradient`.

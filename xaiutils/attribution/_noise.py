@@ -86,7 +86,7 @@ def smoothgrad(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`gradient`.
         samples: The number of noisy copies.
         noise_level: Standard deviation of the noise, as a share of ``x.max() - x.min()``.
         seed: Of the noise.
@@ -176,7 +176,7 @@ def smoothgrad_squared(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`gradient`.
         samples: The number of noisy copies.
         noise_level: Standard deviation of the noise, as a share of ``x.max() - x.min()``.
         seed: Of the noise.
@@ -264,7 +264,7 @@ def vargrad(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`gradient`.
         samples: The number of noisy copies, at least 2.
         noise_level: Standard deviation of the noise, as a share of ``x.max() - x.min()``.
         seed: Of the noise.

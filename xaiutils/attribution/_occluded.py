@@ -12,15 +12,14 @@ from xaiutils import graph
 from xaiutils.attribution._baselines import Baseline, Units
 from xaiutils.attribution._common import Network, Target, check_positive
 from xaiutils.attribution._perturbed import (
-    WORTHWHILE,
     Perturbed,
+    asks_windows,
     batches,
     perturbed,
-    refuse_windows,
     side_of,
 )
 from xaiutils.graph.outputs import Output
-from xaiutils.windows import Branches, Span
+from xaiutils.windows import WORTHWHILE, Branches, Span
 
 _PIECES = 14  # of the shorter side, where no region_size is given
 _LARGEST_BATCH = 64  # windows of one size; more would not fit into the cache of a CPU
@@ -125,11 +124,9 @@ def _branches(
     game: Perturbed, rows: Sequence[Span], columns: Sequence[Span], windowed: bool | None
 ) -> Branches | None:
     """What recomputes windows, or None if whole pictures are better."""
-    if windowed is False:
+    if not asks_windows(game, windowed):
         return None
-    if not isinstance(game.network, graph.Graph):
-        refuse_windows(windowed)
-        return None
+    assert isinstance(game.network, graph.Graph)
     count = len(rows) * len(columns)
     states = _states(game, count)
     batch = min(_batch(game), states * count)

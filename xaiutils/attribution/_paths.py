@@ -100,7 +100,7 @@ def integrated_gradients(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`xaiutils.attribution.gradient`.
         baselines: The start :math:`x'` of the path: a number, a tensor that expands to ``x``,
             ``"black"``, ``"white"``, ``"mean"``, ``"blur"`` or ``"uniform"``, or a function of the
             images and a generator. Over several, a list or a tensor (B, C, H, W), the maps are
@@ -269,7 +269,7 @@ def expected_gradients(
     Args:
         model: A network in evaluation mode, or its :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
-        target: The output to explain: an int, one for each image, or None for the largest one.
+        target: What to explain, as in :func:`xaiutils.attribution.gradient`.
         baselines: The set, as in :func:`integrated_gradients`; ``"uniform"`` is drawn anew for each
             sample.
         units: What black and white are for the network: ``clf.preprocess``.

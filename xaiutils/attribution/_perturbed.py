@@ -26,12 +26,7 @@ from xaiutils.attribution._common import (
     values_of,
 )
 from xaiutils.graph.outputs import Output
-from xaiutils.windows import only_classes
-
-WORTHWHILE = 1.3  # windows must save so much by estimate, or whole pictures are run
-# Numbers of a batch of pictures: on a CPU it should fit into the cache, a GPU wants work.
-_NUMBERS = {"cpu": 2_500_000, "cuda": 50_000_000}
-_LARGEST = {"cpu": 32, "cuda": 512}  # pictures; more whole ones at a time gain nothing
+from xaiutils.windows import in_question, only_classes, pictures_at_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +48,8 @@ class Perturbed:
     batch_size: int | None
 
     def size(self, largest: int | None = None, share: float = 1.0) -> int:
-        """How many pictures are run at a time, unless the user says it.
-
-        Args:
-            largest: Not more than so many.
-            share: Of the numbers that fit, where something else must be held as well.
-        """
-        if self.batch_size is not None:
-            return self.batch_size
-        kind = "cpu" if self.x.device.type == "cpu" else "cuda"
-        fitting = int(share * _NUMBERS[kind]) // self.x[0].numel()
-        return max(1, min(_LARGEST[kind] if largest is None else largest, fitting))
+        """As :func:`xaiutils.windows.pictures_at_once`, unless the user says it."""
+        return self.batch_size or pictures_at_once(self.x, largest, share)
 
     def read(self, outputs: Tensor, numbers: Tensor) -> Tensor:
         """Return what is explained (P,), from outputs of pictures of the images `numbers` (P,).
@@ -175,10 +161,16 @@ def side_of(region_size: int | None, x: Tensor, pieces: int) -> int:
     return region_size
 
 
-def refuse_windows(windowed: bool | None) -> None:
-    """Raise ValueError if the user insists on windows where there can be none."""
-    if windowed:
+def asks_windows(game: Perturbed, windowed: bool | None) -> bool:
+    """Whether windows are thought of.
+
+    Raises:
+        ValueError: If the user insists on windows where there can be none.
+    """
+    readable = isinstance(game.network, graph.Graph)
+    if windowed and not readable:
         raise ValueError(
             "windowed=True needs a network that can be traced (graph.trace says why this one "
             "cannot); leave windowed=None"
         )
+    return readable and in_question(windowed, game.x)

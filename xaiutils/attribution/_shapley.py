@@ -12,15 +12,14 @@ from xaiutils import graph
 from xaiutils.attribution._baselines import Baseline, Units
 from xaiutils.attribution._common import Network, Target, check_positive
 from xaiutils.attribution._perturbed import (
-    WORTHWHILE,
     Perturbed,
+    asks_windows,
     batches,
     perturbed,
-    refuse_windows,
     side_of,
 )
 from xaiutils.graph.outputs import Output
-from xaiutils.windows import Incremental, Regions, Windows
+from xaiutils.windows import WORTHWHILE, Incremental, Regions, Windows
 
 MOST_EXACT = 14  # regions: 16,384 pictures of each image
 _PIECES = 7  # of the shorter side, where no region_size is given
@@ -223,11 +222,9 @@ def _along(game: Perturbed, regions: Regions, orders: Tensor, windowed: bool | N
 
 def _plan(game: Perturbed, regions: Regions, chains: int, windowed: bool | None) -> Windows | None:
     """How to recompute windows only, or None if whole pictures are better."""
-    if windowed is False:
+    if not asks_windows(game, windowed):
         return None
-    if not isinstance(game.network, graph.Graph):
-        refuse_windows(windowed)
-        return None
+    assert isinstance(game.network, graph.Graph)
     plan = Windows(game.network, regions.row_spans, regions.column_spans)
     steps = regions.count - 1
     batch = min(chains * steps, game.size(_LARGEST_WINDOWED_BATCH))

@@ -26,7 +26,7 @@ from xaiutils import graph
 from xaiutils.attribution import Target
 from xaiutils.attribution._common import resolve_target
 from xaiutils.evaluation._pictures import Draws, Perturbation, Replacement, replaced
-from xaiutils.windows import Incremental, Windows
+from xaiutils.windows import WORTHWHILE, Incremental, Windows, in_question, pictures_at_once
 
 OutputName = Literal["logit", "probability"]
 Output = OutputName | Callable[[Tensor, Tensor], Tensor]
@@ -34,12 +34,8 @@ Output = OutputName | Callable[[Tensor, Tensor], Tensor]
 Network = nn.Module | graph.Graph
 
 OUTPUTS: tuple[OutputName, ...] = ("logit", "probability")
-# The fastest on a CPU with two cores: there a batch should fit into the cache. A GPU wants work.
-_VALUES_PER_BATCH = {"cpu": 2_500_000, "cuda": 50_000_000}
-_LARGEST_BATCH = {"cpu": 32, "cuda": 512}
 _LARGEST_WINDOWED_BATCH = 1024  # a window of a small image is little work: many are needed
 _SLACK = 10  # times the root of the rounding error: 0.003 in float32, for two ways of computing
-_WORTHWHILE = 1.3  # windows must save so much by estimate, or whole pictures are taken
 
 
 class _Curve(NamedTuple):
@@ -150,10 +146,8 @@ class Runner:
 
     def _window_plan(self, network: Network, jobs: _Jobs) -> Windows | None:
         """How to recompute windows only, or None if whole pictures are better."""
-        if self.windowed is False:
+        if not in_question(self.windowed, jobs.draws.x):
             return None
-        if self.windowed is None and jobs.draws.x.device.type != "cpu":
-            return None  # an accelerator runs whole pictures faster: windows are much small work
         if jobs.draws.sees_mask:
             if self.windowed:
                 raise ValueError(
@@ -171,7 +165,7 @@ class Runner:
         regions = jobs.draws.regions
         plan = Windows(network, regions.row_spans, regions.column_spans)
         batch = min(len(jobs.curves) * jobs.steps, self._windowed_size(jobs.draws.x))
-        return plan if self.windowed or plan.saving(batch, jobs.steps) >= _WORTHWHILE else None
+        return plan if self.windowed or plan.saving(batch, jobs.steps) >= WORTHWHILE else None
 
     def _whole_pictures(self, network: Network, jobs: _Jobs, bar: tqdm[Any]) -> Tensor:
         """Scores of the perturbed pictures, (len(curves), steps)."""
@@ -223,16 +217,10 @@ class Runner:
         return flat.gather(1, targets[numbers, None])[:, 0].float()
 
     def _size(self, x: Tensor) -> int:
-        if self.batch_size is not None:
-            return self.batch_size
-        kind = "cpu" if x.device.type == "cpu" else "cuda"
-        return max(1, min(_LARGEST_BATCH[kind], _VALUES_PER_BATCH[kind] // x[0].numel()))
+        return self.batch_size or pictures_at_once(x)
 
     def _windowed_size(self, x: Tensor) -> int:
-        if self.batch_size is not None:
-            return self.batch_size
-        kind = "cpu" if x.device.type == "cpu" else "cuda"
-        return max(1, min(_LARGEST_WINDOWED_BATCH, _VALUES_PER_BATCH[kind] // x[0].numel()))
+        return self.batch_size or pictures_at_once(x, _LARGEST_WINDOWED_BATCH)
 
 
 class _Drawn(NamedTuple):

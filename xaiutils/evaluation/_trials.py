@@ -15,7 +15,6 @@ from torch import Tensor
 
 from xaiutils import graph
 from xaiutils.evaluation._jobs import (
-    _WORTHWHILE,
     Network,
     Runner,
     _check_start,
@@ -24,7 +23,7 @@ from xaiutils.evaluation._jobs import (
     _memory_format,
 )
 from xaiutils.evaluation._pictures import Draws, Replacement
-from xaiutils.windows import Branches, only_classes
+from xaiutils.windows import WORTHWHILE, Branches, in_question, only_classes
 
 _LARGEST_BATCH = 64  # windows of one size; more would not fit into the cache
 
@@ -109,7 +108,7 @@ class Trials:
 
     def _windows(self) -> Branches | None:
         runner, draws = self._runner, self._draws
-        if runner.windowed is False:
+        if not in_question(runner.windowed, draws.x):
             return None
         if draws.sees_mask or not isinstance(self._network, graph.Graph):
             if runner.windowed:
@@ -127,7 +126,7 @@ class Trials:
             self.most,
             min(self._batch, self.most * regions.count),
         )
-        return branches if runner.windowed or branches.saving() >= _WORTHWHILE else None
+        return branches if runner.windowed or branches.saving() >= WORTHWHILE else None
 
     def _windowed(
         self, branches: Branches, states: States, which: Tensor, regions: Tensor, found: Tensor

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -37,7 +36,7 @@ from xaiutils.reproduce._options import (
 )
 from xaiutils.reproduce._provenance import command_line, computed_with, provenance, write_json
 from xaiutils.reproduce._tables import interval, write_table
-from xaiutils.reproduce._work import block_path, by_blocks, keep_plan
+from xaiutils.reproduce._work import by_blocks, keep_plan, there
 
 _METHODS = (
     "sensitivity", "input_x_gradient", "integrated_gradients", "grad_cam", "lrp_epsilon_plus",
@@ -118,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
     # Not a part of the plan: a run may go on elsewhere. The tables name the first place.
     keep_plan(options.work, plan, computed_with=computed_with(options.device))
     if options.there:
-        found, plan["measured"] = _there(options.work, numbers, options.block)
+        found, plan["measured"] = there(options.work, numbers, options.block)
     else:
         fills = _fills(options, classifier, images, numbers)
         measure = partial(_block, options, classifier, images, fills)
@@ -130,18 +129,6 @@ def run(options: argparse.Namespace) -> int:
     )
     write_json(options.out.with_name(f"{options.out.name}.json"), record)
     return 0
-
-
-def _there(work: Path, numbers: range, size: int) -> tuple[Scores, list[int]]:
-    """The blocks that a run has stored so far, and the numbers of their images."""
-    blocks = [numbers[first : first + size] for first in range(0, len(numbers), size)]
-    paths = {block_path(work, block): block for block in blocks}
-    stored = [path for path in paths if path.exists()]
-    if not stored:
-        raise SystemExit(f"--there: no block is in {work} yet; run without it first.")
-    parts = [load_file(path) for path in stored]
-    found = {name: torch.cat([part[name] for part in parts]) for name in sorted(parts[0])}
-    return found, [number for path in stored for number in paths[path]]
 
 
 def _images(options: argparse.Namespace) -> data.ImageSet:

@@ -18,6 +18,7 @@ computed in windows. :class:`Branches` tries many regions from one state, :class
 on from step to step.
 """
 
+from xaiutils.windows._batches import WORTHWHILE, in_question, pictures_at_once
 from xaiutils.windows._branches import Branches
 from xaiutils.windows._classes import only_classes
 from xaiutils.windows._incremental import Incremental
@@ -27,6 +28,7 @@ from xaiutils.windows._regions import EDGES, REDUCTIONS, Edge, Reduce, Regions
 __all__ = [
     "EDGES",
     "REDUCTIONS",
+    "WORTHWHILE",
     "Branches",
     "Edge",
     "Incremental",
@@ -34,5 +36,7 @@ __all__ = [
     "Regions",
     "Span",
     "Windows",
+    "in_question",
     "only_classes",
+    "pictures_at_once",
 ]
