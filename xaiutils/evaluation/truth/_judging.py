@@ -167,9 +167,10 @@ def metrics(
         irof_output: What IROF watches; it divides by it, so that it must be positive.
 
     Returns:
-        By name: the areas of MoRF and of LeRF (its sign turned) at 16 % of the regions, ABPC, own
-        minus borrowed, deletion (its sign turned), insertion, faithfulness correlation,
-        Sensitivity-n, infidelity (its sign turned), SaCo and IROF. All but IROF watch the logit.
+        The measures by name, which are the areas of MoRF and of LeRF (its sign turned) at 16 % of
+        the regions, ABPC, own minus borrowed, deletion (its sign turned), insertion, faithfulness
+        correlation, Sensitivity-n, infidelity (its sign turned), SaCo and IROF. All but IROF watch
+        the logit.
     """
     common: dict[str, Any] = {"fill": fill or Uniform()}
     sets = common | {"region_size": region_size, "subsets": subsets}

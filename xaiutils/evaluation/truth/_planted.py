@@ -64,7 +64,7 @@ def planted_network(rule: Rule, seed: int = 0, number: int = _TRAINED_ON) -> Pla
         number: Of pictures to train on.
 
     Returns:
-        The network in evaluation mode. Whether it follows the rule is not known: `checks` asks.
+        The network in evaluation mode. Whether it follows the rule is not known; `checks` asks.
     """
     pictures = planted(rule, number, seed=_SEEDS_APART * (seed + 1))
     with torch.random.fork_rng():
