@@ -1,35 +1,13 @@
 """Networks for the tests of graph and attribution: small ones of every kind, real, random."""
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xaiutils import attribution
-
 torch.set_num_threads(1)  # networks this small only lose by waiting for each other's threads
 
-# All that is called as method(model, x, target): METHODS, and what no table has measured yet.
-EVERY = {
-    **attribution.METHODS,
-    "smoothgrad_squared": attribution.smoothgrad_squared,
-    "vargrad": attribution.vargrad,
-    "deeplift": attribution.deeplift,
-    "deeplift_reveal_cancel": partial(attribution.deeplift, rule="reveal_cancel"),
-    "fullgrad": attribution.fullgrad,
-    "fullgrad_signed": partial(attribution.fullgrad, signed=True),
-    "grad_cam_plus_plus": attribution.grad_cam_plus_plus,
-    "xgrad_cam": attribution.xgrad_cam,
-    "hires_cam": attribution.hires_cam,
-    "layer_cam": attribution.layer_cam,
-    "score_cam": attribution.score_cam,
-    "ablation_cam": attribution.ablation_cam,
-    "guided_grad_cam": attribution.guided_grad_cam,
-    "occlusion": attribution.occlusion,
-    "shapley": attribution.shapley,
-    "rise": attribution.rise,
-}
+# Those that contrast a class with the others themselves: no contrast, and two classes at least.
+CONTRASTIVE = ("clrp", "sglrp")
 # What makes a method quick: a few steps, samples or masks show the same as many.
 FAST = {
     "dmbp": {"iterations": 1},

@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from small_networks import EVERY, FAST, random_network, small
+from small_networks import FAST, random_network, small
 from torch import nn
 
 from xaiutils import attribution, graph
+from xaiutils.attribution import METHODS
 
 ONE_CHANNEL = {
     "sensitivity",
@@ -63,7 +64,7 @@ def autograd(network, x, targets):
 
 
 def test_every_method_has_the_same_interface(network_and_input):
-    for name in EVERY:
+    for name in METHODS:
         assert_usual_interface(name, *network_and_input)
 
 
@@ -72,7 +73,7 @@ def assert_usual_interface(name, network, x):
     before, kept = copy.deepcopy(network.state_dict()), x.clone()
 
     def method(x, target, **options):
-        return EVERY[name](network, x, target, **FAST.get(name, {}), **options)
+        return METHODS[name](network, x, target, **FAST.get(name, {}), **options)
 
     targets = network(x).argmax(1)
     heatmaps = method(x, None)
@@ -94,7 +95,7 @@ def assert_usual_interface(name, network, x):
 
 def test_every_method_checks_its_arguments_first():
     network, x = small("residual")
-    for name, method in EVERY.items():
+    for name, method in METHODS.items():
         assert_checks(name, method, network, x)
 
 
@@ -268,7 +269,7 @@ def test_random_is_the_same_for_the_same_image_and_seed():
 def test_methods_of_a_network_they_cannot_read_say_so():
     """Those that follow rules do; others need only the gradient, by autograd, or the outputs."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), Deciding()).eval()
-    for name, method in EVERY.items():
+    for name, method in METHODS.items():
         if name in BY_AUTOGRAD:
             found = method(network, torch.randn(1, 1, 2, 2), 0, **FAST.get(name, {}))
             assert bool(torch.isfinite(found).all()), name

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import EVERY, FAST, Residual, prepared, small
+from small_networks import CONTRASTIVE, FAST, Residual, prepared, small
 from torch import nn
 
 from xaiutils import attribution, graph
-from xaiutils.attribution import COMPOSITES, LABEL_FREE, ZPlus
+from xaiutils.attribution import COMPOSITES, LABEL_FREE, METHODS, ZPlus
 
 LAYERED = ("grad_cam_plus_plus", "score_cam", "ablation_cam", "xgrad_cam")
 GRADIENTS = ("gradient", "sensitivity", "input_x_gradient", "smoothgrad", "integrated_gradients")
@@ -17,7 +17,7 @@ NEED_BENDS = ("deconvnet", "guided_backprop", "dmbp")
 
 
 def run(name, network, x, target, **options):
-    return EVERY[name](network, x, target, **FAST.get(name, {}), **options)
+    return METHODS[name](network, x, target, **FAST.get(name, {}), **options)
 
 
 def cosine(a, b):
@@ -31,7 +31,7 @@ def cosine(a, b):
 def test_a_graph_does_in_place_of_its_module(network):
     network, x = small(network)
     traced = graph.trace(network, x)
-    for name in EVERY:
+    for name in METHODS:
         expected = run(name, network, x, [1, 0, 2])
         torch.testing.assert_close(run(name, traced, x, [1, 0, 2]), expected, msg=name)
         torch.testing.assert_close(
@@ -43,7 +43,7 @@ def test_a_graph_is_read_once(monkeypatch):
     network, x = small("residual")
     traced = graph.trace(network, x)
     monkeypatch.setattr(graph, "trace", lambda *_, **__: pytest.fail("read again"))
-    for name in EVERY:
+    for name in METHODS:
         run(name, traced, x, 0)
 
 
@@ -57,7 +57,7 @@ def test_inputs_that_a_graph_does_not_fit_are_refused_first():
         (x * torch.inf, ValueError, "NaN or infinite"),
         ([x, x], TypeError, "must be a torch.Tensor, not list"),
     )
-    for name in EVERY:
+    for name in METHODS:
         for bad, error, words in wrong:
             with pytest.raises(error, match=words):
                 run(name, traced, bad, 0)
@@ -73,7 +73,7 @@ def test_a_graph_notices_that_its_weights_have_changed(dtype):
     traced = graph.trace(network, x)
     with torch.no_grad():
         network[-1].weight.mul_(2)
-    for name in EVERY:
+    for name in METHODS:
         with pytest.raises(ValueError, match="weights were changed after it was traced"):
             run(name, traced, x, 0)
 
@@ -81,7 +81,7 @@ def test_a_graph_notices_that_its_weights_have_changed(dtype):
 def test_a_graph_in_half_precision_is_explained_in_float32():
     network, x = small("residual", dtype=torch.float16)
     traced = graph.trace(network, x)
-    for name in EVERY:
+    for name in METHODS:
         found = run(name, traced, x, 0)
         assert found.dtype == torch.float32, name
         expected = run(name, network, x, 0)
@@ -188,14 +188,19 @@ def test_one_of_several_outputs_is_explained(wrapped, output, target, choice):
     torch.manual_seed(0)
     network, x = prepared(TwoHeads(wrapped)), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     alone = Part(network, choice or output).eval()
-    for name in EVERY:
+    classes = choice is not None and choice(network(x)).ndim == 2
+    for name in METHODS:
+        if name in CONTRASTIVE and not classes:
+            with pytest.raises(ValueError, match="two classes or more"):
+                run(name, network, x, target, output=output)
+            continue
         found = run(name, network, x, target, output=output)
         torch.testing.assert_close(found, run(name, alone, x, target), msg=name)
 
 
 def test_without_a_choice_among_several_outputs_all_methods_ask_for_one():
     network, x = prepared(TwoHeads()), torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    for name in EVERY:
+    for name in METHODS:
         with pytest.raises(graph.UnsupportedOperation, match=r"choose one.*output='classes'"):
             run(name, network, x, 0)
         with pytest.raises(graph.UnsupportedOperation, match="output='classes'"):
@@ -269,7 +274,7 @@ def test_autograd_gives_what_the_graph_gives(network, refused):
 
     def all_of_them():
         return [
-            EVERY[name](network, x, target, **FAST.get(name, {}), **options.get(name, {}))
+            METHODS[name](network, x, target, **FAST.get(name, {}), **options.get(name, {}))
             for name in names
             for target in targets
         ]
@@ -278,7 +283,7 @@ def test_autograd_gives_what_the_graph_gives(network, refused):
     whole, gap = attribution.integrated_gradients(network, x, return_convergence_delta=True)
     refused()
     with pytest.raises(graph.UnsupportedOperation, match="not read"):
-        EVERY["lrp"](network, x, 0)
+        METHODS["lrp"](network, x, 0)
     for found, wanted in zip(all_of_them(), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
         assert not found.requires_grad

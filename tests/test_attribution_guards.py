@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_networks import EVERY, FAST, prepared, random_network, small
+from small_networks import CONTRASTIVE, FAST, prepared, random_network, small
 from torch import nn
 
 from xaiutils import attribution, graph, models
 from xaiutils.attribution import (
     COMPOSITES,
     LABEL_FREE,
+    METHODS,
     AlphaBeta,
     Composite,
     Epsilon,
@@ -55,7 +56,7 @@ def chain():
 def test_a_network_in_half_precision_is_explained_in_float32(chain, dtype):
     network, x = chain
     coarse, y = prepared_copy(network, dtype), x.to(dtype)
-    for name, method in EVERY.items():
+    for name, method in METHODS.items():
         options = {"relu": False} if name == "grad_cam" else FAST.get(name, {})
         found = method(coarse, y, 1, **options)
         assert found.dtype == torch.float32, name
@@ -111,13 +112,13 @@ def test_maps_of_an_encoder_in_half_precision(dtype):
 def test_autocast_and_inference_mode_do_not_reach_the_rules():
     network, x = small("residual", dtype=torch.float32)
     attribution.lrp(network, x, 0)
-    expected = {name: EVERY[name](network, x, 0, **FAST.get(name, {})) for name in EVERY}
-    for name in EVERY:
+    expected = {name: METHODS[name](network, x, 0, **FAST.get(name, {})) for name in METHODS}
+    for name in METHODS:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = EVERY[name](network, x, 0, **FAST.get(name, {}))
+            found = METHODS[name](network, x, 0, **FAST.get(name, {}))
         assert torch.equal(found, expected[name]), name
         with torch.inference_mode():
-            found = EVERY[name](network, x, 0, **FAST.get(name, {}))
+            found = METHODS[name](network, x, 0, **FAST.get(name, {}))
         assert torch.equal(found, expected[name]), name
 
 
@@ -166,7 +167,7 @@ def test_a_share_too_large_for_the_type_is_an_error_and_not_dead():
 def test_results_do_not_depend_on_autograd():
     network, x = small("residual")
     x.requires_grad_()
-    for name, method in EVERY.items():
+    for name, method in METHODS.items():
         assert not method(network, x, 0, **FAST.get(name, {})).requires_grad, name
     baselines = torch.zeros_like(x).requires_grad_()
     found, gap = attribution.integrated_gradients(
@@ -279,8 +280,12 @@ class OneNumber(nn.Module):
 def test_one_number_for_each_image(gated):
     torch.manual_seed(0)
     network, x = prepared(OneNumber(gated)), torch.randn(3, 3, 8, 8, dtype=torch.float64)
-    for name, method in EVERY.items():
+    for name, method in METHODS.items():
         options = FAST.get(name, {})
+        if name in CONTRASTIVE:
+            with pytest.raises(ValueError, match="two classes or more"):
+                method(network, x, None)
+            continue
         expected = method(network, x, None, **options)
         assert expected.shape[0] == 3
         assert bool(torch.isfinite(expected).all())
@@ -335,7 +340,7 @@ def test_positions_as_one_tuple_in_chunks():
         "dmbp",
         "guided_backprop",
     ):
-        method, options = EVERY[name], FAST.get(name, {})
+        method, options = METHODS[name], FAST.get(name, {})
         whole = method(network, x, (1, 2, 3), **options)
         for size in (1, 2):
             chunks = method(network, x, (1, 2, 3), batch_size=size, **options)
@@ -441,7 +446,7 @@ def test_a_first_operation_in_place_leaves_the_images_alone():
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     before = x.clone()
     decoder = nn.Linear(2, 4).double().eval()
-    for name, method in (EVERY | LABEL_FREE).items():
+    for name, method in (METHODS | LABEL_FREE).items():
         options = {"samples": 3} if name in ("relax", "smoothgrad") else FAST.get(name, {})
         method(network, x, **options)
         assert torch.equal(x, before), name
@@ -489,8 +494,8 @@ def test_a_composite_that_is_none_says_what_one_is():
 
 def test_an_unknown_name_is_answered_with_the_names():
     for names, wrong, right in (
-        (attribution.METHODS, "gradcam", "grad_cam"),
-        (attribution.METHODS, "lrp_zplus", "lrp_z_plus"),
+        (METHODS, "gradcam", "grad_cam"),
+        (METHODS, "lrp_zplus", "lrp_z_plus"),
         (LABEL_FREE, "LaFAM", "lafam"),
         (COMPOSITES, "zplus", "z_plus"),
     ):
@@ -499,7 +504,7 @@ def test_an_unknown_name_is_answered_with_the_names():
         assert wrong not in names
         assert names.get(wrong) is None
     with pytest.raises(KeyError, match="did you mean 'grad_cam'"):
-        attribution.METHODS["gradcam"]
+        METHODS["gradcam"]
 
 
 def test_wrong_targets_say_what_a_target_is():
@@ -527,7 +532,7 @@ def test_wrong_inputs_say_what_to_do():
         (x[0, 0, 0], ValueError, r"x\[None\]"),
         (x.float(), TypeError, "convert one of them"),
     ):
-        for method in (EVERY["lrp"], EVERY["input_x_gradient"], EVERY["grad_cam"]):
+        for method in (METHODS["lrp"], METHODS["input_x_gradient"], METHODS["grad_cam"]):
             with pytest.raises(error, match=words):
                 method(network, wrong, 0)
     with pytest.raises(ValueError, match="empty") as caught:

@@ -120,17 +120,35 @@ METHODS: dict[str, Callable[..., Any]] = Named(
         "sensitivity": sensitivity,
         "input_x_gradient": input_x_gradient,
         "smoothgrad": smoothgrad,
+        "smoothgrad_squared": smoothgrad_squared,
+        "vargrad": vargrad,
         "integrated_gradients": integrated_gradients,
+        "deeplift": deeplift,
+        "deeplift_reveal_cancel": partial(deeplift, rule="reveal_cancel"),
+        "fullgrad": fullgrad,
+        "fullgrad_signed": partial(fullgrad, signed=True),
         "deconvnet": deconvnet,
         "deconvnet_l2": partial(deconvnet, norm="l2"),
         "guided_backprop": guided_backprop,
         "guided_backprop_l2": partial(guided_backprop, norm="l2"),
         "grad_cam": grad_cam,
+        "grad_cam_plus_plus": grad_cam_plus_plus,
+        "xgrad_cam": xgrad_cam,
+        "hires_cam": hires_cam,
+        "layer_cam": layer_cam,
+        "score_cam": score_cam,
+        "ablation_cam": ablation_cam,
+        "guided_grad_cam": guided_grad_cam,
+        "occlusion": occlusion,
+        "shapley": shapley,
+        "rise": rise,
         "lrp": lrp,
         **{
             name if name.endswith("lrp") else f"lrp_{name}": partial(lrp, composite=name)
             for name in COMPOSITES
         },
+        "clrp": clrp,
+        "sglrp": sglrp,
         "dmbp": dmbp_heatmap,
         "dmbp_l2": partial(dmbp_heatmap, norm="l2"),
         "dmbp_greedy": partial(dmbp_heatmap, iterations=0),
@@ -140,8 +158,11 @@ METHODS: dict[str, Callable[..., Any]] = Named(
 )
 """Each method by its name; ``f(model, x, target, **options)`` gives (N, C, H, W) heatmaps.
 
-Sensitivity, Grad-CAM and the methods with a norm (``"..._l2"``) have one channel. ``"lrp_<name>"``
-is LRP with that composite; ``"attn_lrp"`` has that name already.
+Sensitivity, FullGrad, the class activation maps but guided Grad-CAM, those that cover regions
+(occlusion, Shapley values, RISE) and the methods with a norm (``"..._l2"``) have one channel.
+``"lrp_<name>"`` is LRP with that composite; ``"attn_lrp"`` has that name already. CLRP and SGLRP
+contrast a class with the others themselves and take no other contrast.
+:func:`expected_gradients` is not among them: it asks for a set of baselines.
 """
 
 LABEL_FREE: dict[str, Callable[..., Tensor]] = Named(

@@ -34,15 +34,19 @@ from xaiutils.reproduce._provenance import command_line, computed_with, provenan
 from xaiutils.reproduce._tables import interval, write_table
 from xaiutils.reproduce._work import by_blocks, keep_plan, there
 
-# Grad-CAM without its ReLU, or a class that the network rejects has no map to compare.
-METHODS: dict[str, Callable[..., Tensor]] = {
-    **{name: method for name, method in attribution.METHODS.items() if name != "random"},
-    "grad_cam": partial(attribution.grad_cam, relu=False),
-}
 CONTRASTIVE: dict[str, Callable[..., Tensor]] = {
     "clrp": attribution.clrp,
     "clrp_scores": partial(attribution.clrp, dual="scores"),
     "sglrp": attribution.sglrp,
+}
+# Grad-CAM without its ReLU, or a class that the network rejects has no map to compare.
+METHODS: dict[str, Callable[..., Tensor]] = {
+    **{
+        name: method
+        for name, method in attribution.METHODS.items()
+        if name != "random" and name not in CONTRASTIVE
+    },
+    "grad_cam": partial(attribution.grad_cam, relu=False),
 }
 _METHODS = (
     "gradient", "input_x_gradient", "guided_backprop", "grad_cam", "lrp_epsilon_plus", "lrp_gamma",

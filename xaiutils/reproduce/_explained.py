@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from xaiutils import attribution, data, models
 
-_DRAWN = ("random", "smoothgrad")  # the methods that take a seed
+# The methods that draw, by a seed.
+_DRAWN = ("random", "smoothgrad", "smoothgrad_squared", "vargrad", "shapley", "rise")
 _PAPER_EPSILONS = (0.01, 100.0)
 
 
