@@ -30,7 +30,7 @@ def in_node(source, argument, folder):
     (folder / "main.mjs").write_text(
         'import { readFileSync, writeFileSync } from "node:fs";\n'
         'import { run } from "./widget.mjs";\n'
-        'const answer = run(JSON.parse(readFileSync("argument.json", "utf8")));\n'
+        'const answer = await run(JSON.parse(readFileSync("argument.json", "utf8")));\n'
         'writeFileSync("answer.json", JSON.stringify(answer));\n'
     )
     subprocess.run([node(), "main.mjs"], cwd=folder, check=True, timeout=120)

@@ -93,6 +93,58 @@ def test_scores_of_colour_pictures_and_probabilities():
     torch.testing.assert_close(found, expected.scores[1, 0], rtol=0, atol=1e-5)
 
 
+def _margins(clf, digits):
+    """An explorer of both questions, and of each digit the named class and the runner-up."""
+    explorer = PerturbationExplorer(
+        clf, digits, METHODS, region_size=7, steps=9, explained=["class", "margin"]
+    )
+    return explorer, clf.module(digits).topk(2).indices.T
+
+
+def test_a_class_less_the_runner_up(clf, digits):
+    """Maps explain the difference, curves watch it, and so do regions of the reader's choice."""
+    explorer, (own, rival) = _margins(clf, digits)
+    x = digits[1:2]
+    target = attribution.Difference(own[1:2], rival[1:2])
+    regions = evaluation.Regions(28, 28, 7)
+    fill = PageFill("uniform", clf.preprocess)
+    found = explorer.scores(1, explained="margin")
+    for name in METHODS:
+        heat = attribution.METHODS[name](clf.module, x, target).sum(1)
+        torch.testing.assert_close(explorer.heatmaps(1, "margin")[name], heat)
+        order = evaluation.morf_ranks(regions.scores(without_ties(heat, regions, 0)))[0].argsort()
+        for step in (0, 1, 9):
+            gone = torch.isin(regions.index, order[:step])
+            logits = clf.module(torch.where(gone, fill(x), x))[0]
+            margin = logits[own[1]] - logits[rival[1]]
+            assert abs(found[name][step] - margin) < 1e-4
+    gone = torch.isin(regions.index, torch.tensor([5, 6]))
+    logits = clf.module(torch.where(gone, fill(x), x))[0]
+    score, _ = explorer.replace(1, [5, 6], explained="margin")
+    assert abs(score - (logits[own[1]] - logits[rival[1]]).item()) < 1e-4
+
+
+def test_both_questions_are_stored_carried_and_answered_apart(clf, digits):
+    explorer, _ = _margins(clf, digits)
+    explorer.store(["uniform"], ["morf"])
+    names = {f"{image}|{what}|uniform|7" for image in range(3) for what in ("morf", "alone")}
+    assert set(explorer.stored) == names | {f"{name}|margin" for name in names}
+    assert set(explorer.setup["heatmaps"]) == {"class", "margin"}
+    page = Page(explorer)
+    for explained in ("class", "margin"):
+        page.ask("curves", order="morf", explained=explained)
+        scores = _unpacked(page.wait("curves")["answer"]["scores"])
+        for name, one in zip(METHODS, scores, strict=True):
+            assert torch.equal(one, explorer.scores(explained=explained)[name])
+    assert not torch.equal(scores, _unpacked(explorer.stored["0|morf|uniform|7"]["scores"]))
+
+
+def test_twin_of_a_margin_says_so(clf, digits):
+    explorer = PerturbationExplorer(clf, digits, METHODS, region_size=7, explained=["margin"])
+    _, metadata = explorer._repr_mimebundle_()
+    assert 'logit of "0" less that of "' in metadata["image/png"]["alt"]
+
+
 def test_stored_answers_hold_scores_order_and_classes(clf, digits, explorer):
     explorer.store(["uniform"], ["morf", "random"])
     answer = explorer.stored["2|morf|uniform|7"]
@@ -214,6 +266,9 @@ def test_heatmaps_of_your_own(clf, digits):
         ({"output": "logits"}, ValueError, "did you mean 'logit'"),
         ({"region_size": 29}, ValueError, "from 1 to 28"),
         ({"steps": 0}, ValueError, "at least one step"),
+        ({"explained": ["lead"]}, ValueError, "explained 'lead' is unknown"),
+        ({"explained": "margin"}, TypeError, "sequence of names"),
+        ({"explained": []}, TypeError, "sequence of names"),
         ({"names": ["one"]}, ValueError, "names must be 3"),
         ({"target": 10}, ValueError, "from 0 to 9"),
         ({"images": []}, ValueError, "images is empty"),
@@ -246,12 +301,21 @@ def test_a_network_that_the_page_cannot_run(digits):
         )
 
 
+def test_one_output_has_no_runner_up(digits):
+    preprocess = models.Preprocess(28, 28, (0.0,), (1.0,))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 1)).eval()
+    PerturbationExplorer(net, digits, ["gradient"], preprocess=preprocess)
+    with pytest.raises(ValueError, match="one output"):
+        PerturbationExplorer(net, digits, ["gradient"], preprocess=preprocess, explained=["margin"])
+
+
 @pytest.mark.parametrize(
     ("question", "message"),
     [
         ({"image": 3}, "image must be from 0 to 2"),
         ({"order": "most"}, "order 'most' is unknown"),
         ({"fill": "grey"}, "fill 'grey' is unknown"),
+        ({"explained": "margin"}, "explained 'margin' is unknown"),
     ],
 )
 def test_scores_refuses_what_is_not_there(explorer, question, message):

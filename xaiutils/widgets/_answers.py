@@ -22,6 +22,9 @@ Watch = Callable[[int], None]
 RANDOM = "random order"
 """Stands in the place of a method where the regions go by lot."""
 
+EXPLAINED = ("class", "margin")
+"""What heatmaps explain and curves watch: a class's output, or that less the runner-up's."""
+
 _TOP = 5
 
 
@@ -34,6 +37,7 @@ class _Reader:
     """The `output` of region_perturbation: reads the score and keeps the most probable classes."""
 
     target: int
+    rival: int | None
     output: str
     watch: Watch
     found: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -43,7 +47,9 @@ class _Reader:
         probabilities = outputs.softmax(dim=1)
         top = probabilities.topk(min(_TOP, outputs.shape[1]))
         self.found.append((top.indices.cpu(), top.values.cpu()))
-        return (probabilities if self.output == "probability" else outputs)[:, self.target]
+        values = probabilities if self.output == "probability" else outputs
+        own = values[:, self.target]
+        return own if self.rival is None else own - values[:, self.rival]
 
     def top(self) -> tuple[Tensor, Tensor]:
         """Classes and probabilities, each (pictures, 5), of the pictures in their order."""
@@ -60,7 +66,8 @@ class Scorer:
         preprocess: Its preprocessing.
         x: The images, (N, C, H, W), of 256 levels each.
         targets: The class that is watched in each image.
-        heatmaps: By method, (N, H, W).
+        rivals: The runner-up in each image; empty if the network has one output only.
+        heatmaps: By what is explained (`EXPLAINED`) and by method, (N, H, W).
         steps: How many regions are replaced at most.
         output: "logit" or "probability".
         seed: Of noise and lots.
@@ -70,7 +77,8 @@ class Scorer:
     preprocess: Preprocess
     x: Tensor
     targets: tuple[int, ...]
-    heatmaps: Mapping[str, Tensor]
+    rivals: tuple[int, ...]
+    heatmaps: Mapping[str, Mapping[str, Tensor]]
     steps: int
     output: str
     seed: int
@@ -79,7 +87,15 @@ class Scorer:
         """How the images are cut into regions of this many pixels a side."""
         return Regions(self.x.shape[2], self.x.shape[3], size)
 
-    def curves(self, image: int, order: str, fill: str, size: int, watch: Watch) -> Answer:
+    def curves(
+        self,
+        image: int,
+        order: str,
+        fill: str,
+        size: int,
+        watch: Watch,
+        explained: str = "class",
+    ) -> Answer:
         """Perturb one image in the order of every method, or by lot.
 
         Args:
@@ -89,6 +105,7 @@ class Scorer:
             fill: One of `PAGE_FILLS`.
             size: Of a region, in pixels.
             watch: Told how many more pictures were scored; whatever it raises ends the job.
+            explained: One of `EXPLAINED`; its maps give the order, and its value is the score.
 
         Returns:
             For M methods and L steps, packed: `order` (M, L), the numbers of the regions; `scores`
@@ -99,11 +116,12 @@ class Scorer:
         if order == "random":
             maps = {RANDOM: lots(regions, self.seed)[None]}
         else:
-            found = {name: one[image : image + 1] for name, one in self.heatmaps.items()}
+            shown = self.heatmaps[explained]
+            found = {name: one[image : image + 1] for name, one in shown.items()}
             maps = {name: without_ties(one, regions, self.seed) for name, one in found.items()}
         steps = min(self.steps, regions.count)
         direction = "lerf" if order == "lerf" else "morf"
-        reader = self._reader(image, watch)
+        reader = self._reader(image, watch, explained)
         curves = self._perturb(image, maps, fill, size, steps, direction, reader)
         sequences = [one.perturbation.region_order(0, 0)[:steps] for one in curves.values()]
         return {
@@ -113,7 +131,9 @@ class Scorer:
             **_packed_top(reader, len(maps), steps),
         }
 
-    def alone(self, image: int, fill: str, size: int, watch: Watch) -> Answer:
+    def alone(
+        self, image: int, fill: str, size: int, watch: Watch, explained: str = "class"
+    ) -> Answer:
         """Perturb each region of one image by itself.
 
         Returns:
@@ -121,7 +141,7 @@ class Scorer:
         """
         index = self.regions(size).index
         maps = {str(region): (index == region)[None] for region in range(int(index.max()) + 1)}
-        reader = self._reader(image, watch)
+        reader = self._reader(image, watch, explained)
         curves = self._perturb(image, maps, fill, size, 1, "morf", reader)
         classes, probabilities = (part[1:] for part in reader.top())
         return {
@@ -131,13 +151,19 @@ class Scorer:
         }
 
     def together(
-        self, image: int, fill: str, size: int, chosen: Sequence[int], watch: Watch
+        self,
+        image: int,
+        fill: str,
+        size: int,
+        chosen: Sequence[int],
+        watch: Watch,
+        explained: str = "class",
     ) -> Answer:
         """Perturb some regions of one image at once: one score, five classes."""
         x = self.x[image : image + 1]
         gone = torch.isin(self.regions(size).index, torch.as_tensor(list(chosen)))
         picture = torch.where(gone.to(x.device), self._fill(fill)(x.cpu()).to(x), x)
-        reader = self._reader(image, watch)
+        reader = self._reader(image, watch, explained)
         with torch.no_grad():
             score = reader(self.module(picture), torch.zeros(1))
         classes, probabilities = reader.top()
@@ -147,8 +173,9 @@ class Scorer:
             "probabilities": pack(probabilities),
         }
 
-    def _reader(self, image: int, watch: Watch) -> _Reader:
-        return _Reader(self.targets[image], self.output, watch)
+    def _reader(self, image: int, watch: Watch, explained: str) -> _Reader:
+        rival = self.rivals[image] if explained == "margin" else None
+        return _Reader(self.targets[image], rival, self.output, watch)
 
     def _fill(self, name: str) -> PageFill:
         return PageFill(name, self.preprocess, self.seed)

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,12 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xaiutils import graph, plot
-from xaiutils.attribution import METHODS, Target
+from xaiutils.attribution import METHODS, Difference, Target
 from xaiutils.attribution._common import resolve_target
+from xaiutils.attribution._paths import gauss_legendre
+from xaiutils.attribution._perturbed import side_of
 from xaiutils.data._fetch import choose
 from xaiutils.evaluation import ORDERS, OUTPUTS
 from xaiutils.models import Classifier, Preprocess
-from xaiutils.widgets._answers import Answer, Background, Cancelled, Scorer, Watch
+from xaiutils.widgets._answers import EXPLAINED, Answer, Background, Cancelled, Scorer, Watch
 from xaiutils.widgets._common import Widget, pack, script, style
 from xaiutils.widgets._network import NotExportable, export_network
 from xaiutils.widgets._pictures import PAGE_FILLS, blur_weights, input_of, levels_of
@@ -30,16 +33,21 @@ Methods = Sequence[str] | Mapping[str, Tensor | Callable[..., Tensor]]
 RULES = {
     "gradient": "gradient",
     "input_x_gradient": "input_x_gradient",
+    "integrated_gradients": "integrated_gradients",
+    "deeplift": "deeplift",
+    "occlusion": "occlusion",
     "lrp_epsilon": "epsilon",
     "lrp_z_plus": "z_plus",
     "lrp_alpha2_beta1": "alpha2_beta1",
 }
-"""Methods that the page can compute for a drawing, with what they are called in network.js."""
+"""Methods that the page can compute for a drawing, with what they are called in explaining.js."""
 
 _SIZES = (2, 3, 4, 5, 7, 9, 16, 28, 37)  # of regions, offered where an image has 3 to 32 on a side
 _EXACT_SIDE = 64  # pixels: heatmaps up to this size are carried as they are
 _COARSE_SIDE = 60  # larger ones as means of blocks, in 255 levels
 _IN_PAGE = 300_000  # parameters: more make a page too heavy
+_POINTS = 50  # on a path, and the squares along a side: what integrated gradients and occlusion
+_PIECES = 14  # of `attribution` take if nothing else is said
 
 
 class PerturbationExplorer(Widget):
@@ -74,6 +82,10 @@ class PerturbationExplorer(Widget):
         steps: How many regions are replaced at most.
         fills: Of `PAGE_FILLS`; the first one to begin with.
         output: "logit" or "probability".
+        explained: What can be chosen to be explained, the first to begin with: "class", the
+            output of the class that is watched; "margin", that output less the one of the
+            runner-up in the untouched picture. The maps, the curves and the scores are those of
+            what is chosen.
         in_page: Carry the network, so that the page itself computes; None does so for a small one
             (300,000 parameters) that `export_network` can describe.
         seed: Of the noise and the random order.
@@ -85,7 +97,14 @@ class PerturbationExplorer(Widget):
         NotExportable: ``in_page=True``, and the page cannot run this network.
     """
 
-    _esm = script("network.js", "pictures.js", "sources.js", "drawing.js", "perturbation.js")
+    _esm = script(
+        "network.js",
+        "explaining.js",
+        "pictures.js",
+        "sources.js",
+        "drawing.js",
+        "perturbation.js",
+    )
     _css = style()
     setup = traitlets.Dict().tag(sync=True)
     stored = traitlets.Dict().tag(sync=True)
@@ -105,12 +124,14 @@ class PerturbationExplorer(Widget):
         steps: int = 50,
         fills: Sequence[str] = ("uniform", "mean", "blur"),
         output: str = "logit",
+        explained: Sequence[str] = ("class",),
         in_page: bool | None = None,
         seed: int = 0,
     ) -> None:
         module, preprocess = _module_of(model, preprocess)
         choose(output, OUTPUTS, "output")
         fills = [choose(name, PAGE_FILLS, "fill") for name in fills]
+        explained = _offered(explained)
         x = _inputs(module, images, preprocess)
         sizes = _sizes(region_size, region_sizes, min(x.shape[2:]))
         if steps < 1 or not fills:
@@ -120,12 +141,15 @@ class PerturbationExplorer(Widget):
         with suppress(graph.UnsupportedOperation, graph.TraceError):
             graph.trace(module, x[:1])  # now, and not in a thread beside the reader's own work
         targets = resolve_target(target, _checked(outputs))
+        rivals = _rivals(outputs, targets)
+        questions = _questions(targets, rivals, explained)
         self._scorer = Scorer(
             module,
             preprocess,
             x,
             tuple(targets.tolist()),
-            _heatmaps(module, x, targets, methods),
+            tuple(rivals.tolist()),
+            {name: _heatmaps(module, x, one, methods) for name, one in questions.items()},
             steps,
             output,
             seed,
@@ -148,6 +172,7 @@ class PerturbationExplorer(Widget):
         order: str = "morf",
         fill: str | None = None,
         region_size: int | None = None,
+        explained: str | None = None,
     ) -> dict[str, Tensor]:
         """The curve of every method, as the widget shows them.
 
@@ -156,11 +181,12 @@ class PerturbationExplorer(Widget):
             order: "morf", "lerf" or "random".
             fill: One of the fills; the first if omitted.
             region_size: In pixels; the one to begin with if omitted.
+            explained: "class" or "margin"; the one to begin with if omitted.
 
         Returns:
             By method, or under "random order", the scores (L + 1,), unperturbed first.
         """
-        answer = self._curves(image, order, fill, region_size)
+        answer = self._curves(image, order, fill, region_size, explained)
         return dict(zip(answer["methods"], _unpacked(answer["scores"]), strict=True))
 
     def named(
@@ -169,9 +195,10 @@ class PerturbationExplorer(Widget):
         order: str = "morf",
         fill: str | None = None,
         region_size: int | None = None,
+        explained: str | None = None,
     ) -> dict[str, list[str]]:
         """The most probable class at each step of every method's curve, as in `scores`."""
-        answer = self._curves(image, order, fill, region_size)
+        answer = self._curves(image, order, fill, region_size, explained)
         first = _unpacked(answer["classes"])[:, :, 0].int().tolist()
         names = [[self.setup["categories"][k] for k in row] for row in first]
         return dict(zip(answer["methods"], names, strict=True))
@@ -182,6 +209,7 @@ class PerturbationExplorer(Widget):
         regions: Sequence[int],
         fill: str | None = None,
         region_size: int | None = None,
+        explained: str | None = None,
     ) -> tuple[float, str]:
         """Replace some regions at once, as a drag over the picture does.
 
@@ -190,25 +218,38 @@ class PerturbationExplorer(Widget):
             regions: Their numbers, row by row from the upper left.
             fill: One of the fills; the first if omitted.
             region_size: In pixels; the one to begin with if omitted.
+            explained: "class" or "margin"; the one to begin with if omitted.
 
         Returns:
             The score, and the most probable class.
         """
         fill, size = fill or self.setup["fills"][0], region_size or self.setup["size"]
-        self._check(image, "morf", fill)
-        answer = self._scorer.together(image, fill, size, regions, _nobody)
+        explained = explained or self._first()
+        self._check(image, "morf", fill, explained)
+        answer = self._scorer.together(image, fill, size, regions, _nobody, explained)
         category = self.setup["categories"][int(_unpacked(answer["classes"])[0, 0])]
         return _unpacked(answer["scores"]).item(), category
 
-    def heatmaps(self, image: int = 0) -> dict[str, Tensor]:
-        """The heatmap of every method, summed over the colours: (1, H, W) each."""
-        return {name: maps[image : image + 1] for name, maps in self._scorer.heatmaps.items()}
+    def heatmaps(self, image: int = 0, explained: str | None = None) -> dict[str, Tensor]:
+        """The heatmap of every method, summed over the colours: (1, H, W) each.
+
+        Args:
+            image: Its number.
+            explained: "class" or "margin"; the one to begin with if omitted.
+
+        Returns:
+            By method.
+        """
+        explained = choose(explained or self._first(), self.setup["explained"], "explained")
+        found = self._scorer.heatmaps[explained]
+        return {name: maps[image : image + 1] for name, maps in found.items()}
 
     def store(
         self,
         fills: Sequence[str] | None = None,
         orders: Sequence[str] = ORDERS,
         clicks: bool = True,
+        explained: Sequence[str] | None = None,
     ) -> None:
         """Compute what a page without a kernel needs, if its network is too large for the page.
 
@@ -218,18 +259,22 @@ class PerturbationExplorer(Widget):
             fills: For these; all of them if omitted.
             orders: For these.
             clicks: Also the score of each region replaced alone, which a click shows.
+            explained: For these; all that are offered if omitted.
         """
         found: dict[str, Answer] = {}
         size = self.setup["size"]
-        for image in range(len(self._scorer.x)):
-            for fill in self.setup["fills"] if fills is None else fills:
-                for order in orders:
-                    self._check(image, order, fill)
-                    answer = self._scorer.curves(image, order, fill, size, _nobody)
-                    found[f"{image}|{order}|{fill}|{size}"] = answer
-                if clicks:
-                    answer = self._scorer.alone(image, fill, size, _nobody)
-                    found[f"{image}|alone|{fill}|{size}"] = answer
+        for image, fill, what in product(
+            range(len(self._scorer.x)),
+            self.setup["fills"] if fills is None else fills,
+            self.setup["explained"] if explained is None else explained,
+        ):
+            for order in orders:
+                self._check(image, order, fill, what)
+                answer = self._scorer.curves(image, order, fill, size, _nobody, what)
+                found[_key(image, order, fill, size, what)] = answer
+            if clicks:
+                answer = self._scorer.alone(image, fill, size, _nobody, what)
+                found[_key(image, "alone", fill, size, what)] = answer
         self.stored = {**self.stored, **found}
 
     def static_twin(self) -> Figure:
@@ -240,7 +285,8 @@ class PerturbationExplorer(Widget):
         axes = top.subplots(1, len(names) + 1)
         name = self.setup["images"][0]["name"]
         plot.picture(scorer.preprocess.denormalize(scorer.x[0]), ax=axes[0], title=name)
-        for ax, (method, maps) in zip(axes[1:], scorer.heatmaps.items(), strict=True):
+        shown = scorer.heatmaps[self._first()]
+        for ax, (method, maps) in zip(axes[1:], shown.items(), strict=True):
             plot.heatmap(maps[0], ax=ax, title=method)
         curves = self.scores(0)
         plot.curves(
@@ -253,16 +299,26 @@ class PerturbationExplorer(Widget):
         text = f"{name}, its heatmaps, and the {self._score_in_words()} as regions are replaced"
         return plot.set_alternative_text(figure, f"{text}. AOPC: {', '.join(falls)}.")
 
-    def _curves(self, image: int, order: str, fill: str | None, size: int | None) -> Answer:
+    def _curves(
+        self, image: int, order: str, fill: str | None, size: int | None, explained: str | None
+    ) -> Answer:
         """An answer on curves: stored, or computed now."""
         fill, size = fill or self.setup["fills"][0], size or self.setup["size"]
-        self._check(image, order, fill)
-        stored: Answer | None = self.stored.get(f"{image}|{order}|{fill}|{size}")
-        return stored or self._scorer.curves(image, order, fill, size, _nobody)
+        explained = explained or self._first()
+        self._check(image, order, fill, explained)
+        stored: Answer | None = self.stored.get(_key(image, order, fill, size, explained))
+        return stored or self._scorer.curves(image, order, fill, size, _nobody, explained)
+
+    def _first(self) -> str:
+        """What is explained to begin with."""
+        return str(self.setup["explained"][0])
 
     def _score_in_words(self) -> str:
-        category = self.setup["categories"][self._scorer.targets[0]]
-        return f'{self.setup["output"]} of "{category}"'
+        names = self.setup["categories"]
+        words = f'{self.setup["output"]} of "{names[self._scorer.targets[0]]}"'
+        if self._first() == "class":
+            return words
+        return f'{words} less that of "{names[self._scorer.rivals[0]]}"'
 
     def _describe(
         self,
@@ -274,14 +330,20 @@ class PerturbationExplorer(Widget):
         """All that the script needs to know from the start."""
         scorer = self._scorer
         levels = levels_of(scorer.x, scorer.preprocess)
-        pairs = zip(names, levels, scorer.targets, strict=True)
-        images = [{"name": n, "picture": _png(p), "target": t} for n, p, t in pairs]
+        rivals = scorer.rivals or (None,) * len(names)
+        pairs = zip(names, levels, scorer.targets, rivals, strict=True)
+        images = [{"name": n, "picture": _png(p), "target": t, "rival": r} for n, p, t, r in pairs]
+        methods = list(next(iter(scorer.heatmaps.values())))
         return {
             **choices,
             "images": images,
             "shape": list(scorer.x.shape[1:]),
-            "methods": list(scorer.heatmaps),
-            "heatmaps": {m: [_carried(one) for one in maps] for m, maps in scorer.heatmaps.items()},
+            "methods": methods,
+            "explained": list(scorer.heatmaps),
+            "heatmaps": {
+                what: {name: [_carried(one) for one in maps] for name, maps in found.items()}
+                for what, found in scorer.heatmaps.items()
+            },
             "categories": list(categories),
             "mean": list(scorer.preprocess.mean),
             "std": list(scorer.preprocess.std),
@@ -291,14 +353,17 @@ class PerturbationExplorer(Widget):
             "blur": blur_weights(),
             "palette": list(plot.PALETTE),
             "network": network,
-            "rules": {m: RULES[m] for m in scorer.heatmaps if m in RULES},
+            "rules": {m: RULES[m] for m in methods if m in RULES},
+            "path": [each.tolist() for each in gauss_legendre(_POINTS)],
+            "square": side_of(None, scorer.x, _PIECES),
         }
 
-    def _check(self, image: int, order: str, fill: str) -> None:
+    def _check(self, image: int, order: str, fill: str, explained: str) -> None:
         if not 0 <= image < len(self._scorer.x):
             raise ValueError(f"image must be from 0 to {len(self._scorer.x) - 1}, not {image}")
         choose(order, ORDERS, "order")
         choose(fill, PAGE_FILLS, "fill")
+        choose(explained, self.setup["explained"], "explained")
 
     # ----------------------------------------------------------- questions of the page
 
@@ -336,16 +401,44 @@ class PerturbationExplorer(Widget):
 
     def _compute(self, question: dict[str, Any], watch: Watch) -> Answer:
         image, fill, size = question["image"], question["fill"], question["size"]
-        self._check(image, question.get("order", "morf"), fill)
+        what = question.get("explained", self._first())
+        self._check(image, question.get("order", "morf"), fill, what)
         if question["kind"] == "curves":
-            return self._scorer.curves(image, question["order"], fill, size, watch)
+            return self._scorer.curves(image, question["order"], fill, size, watch, what)
         if question["kind"] == "alone":
-            return self._scorer.alone(image, fill, size, watch)
-        return self._scorer.together(image, fill, size, question["regions"], watch)
+            return self._scorer.alone(image, fill, size, watch, what)
+        return self._scorer.together(image, fill, size, question["regions"], watch, what)
 
 
 def _nobody(pictures: int) -> None:
     """Watches nothing."""
+
+
+def _key(image: int, order: str, fill: str, size: int, explained: str) -> str:
+    """Under which name an answer is stored; sources.js makes it too."""
+    return f"{image}|{order}|{fill}|{size}" + ("" if explained == "class" else f"|{explained}")
+
+
+def _offered(explained: Sequence[str]) -> list[str]:
+    if isinstance(explained, str) or not explained:
+        raise TypeError(f"explained must be a sequence of names of {EXPLAINED}, not {explained!r}")
+    return [choose(name, EXPLAINED, "explained") for name in explained]
+
+
+def _rivals(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The largest output but the target's, (N,); empty if there is no other."""
+    if outputs.shape[1] < 2:
+        return targets[:0]
+    return outputs.scatter(1, targets[:, None], -torch.inf).argmax(1)
+
+
+def _questions(targets: Tensor, rivals: Tensor, explained: Sequence[str]) -> dict[str, Any]:
+    """What methods are asked to explain, by its name."""
+    if "margin" in explained and not len(rivals):
+        raise ValueError('"margin" sets a class against another, but the network has one output')
+    return {
+        name: Difference(targets, rivals) if name == "margin" else targets for name in explained
+    }
 
 
 def _module_of(
@@ -389,7 +482,7 @@ def _checked(outputs: Tensor) -> Tensor:
     return outputs
 
 
-def _heatmaps(module: nn.Module, x: Tensor, targets: Tensor, methods: Methods) -> dict[str, Tensor]:
+def _heatmaps(module: nn.Module, x: Tensor, targets: Target, methods: Methods) -> dict[str, Tensor]:
     """By method, one number a pixel: (N, H, W) on the CPU."""
     if isinstance(methods, str) or not methods:
         raise TypeError("methods must be a sequence of names, or a mapping, of at least one")

@@ -23,17 +23,20 @@ function loadNetwork({ layers, input }) {
   const pull = (record, signal, until, name, rule) => {
     checkLength(signal, sizes.at(-1), "a signal for each output");
     for (let k = steps.length; k > until; k -= 1) {
-      signal = steps[k - 1][name](signal, record[k - 1], record[k], rule);
+      signal = steps[k - 1][name](signal, record[k - 1], record[k], rule, k);
     }
     return Float32Array.from(signal);
   };
 
-  const oneAt = (target, value) => {
-    if (!(Number.isInteger(target) && target >= 0 && target < sizes.at(-1))) {
-      throw new RangeError(`target must be from 0 to ${sizes.at(-1) - 1}, not ${target}`);
-    }
+  /** The derivative of an output, or of [own, rival], the one output less the other. */
+  const signalOf = (target) => {
     const signal = new Float64Array(sizes.at(-1));
-    signal[target] = value;
+    for (const [k, output] of [target].flat().entries()) {
+      if (!(Number.isInteger(output) && output >= 0 && output < sizes.at(-1))) {
+        throw new RangeError(`target must be from 0 to ${sizes.at(-1) - 1}, not ${output}`);
+      }
+      signal[output] = k === 0 ? 1 : -1;
+    }
     return signal;
   };
 
@@ -49,11 +52,13 @@ function loadNetwork({ layers, input }) {
       const through = (change, step, k) => step.tangent(change, record[k], record[k + 1]);
       return Float32Array.from(steps.reduce(through, Float64Array.from(direction)));
     },
-    gradient: (record, target) => pull(record, oneAt(target, 1), 0, "backward"),
-    /** Relevance of each input for output[target]: "epsilon", "z_plus" or "alpha2_beta1". */
+    gradient: (record, target) => pull(record, signalOf(target), 0, "backward"),
+    /** DeepLIFT's multipliers, by the rescale rule, between the records of an input and a blank. */
+    multipliers: (record, blank, target) => pull(record, signalOf(target), 0, "rescaled", blank),
+    /** Relevance of each input for the target: "epsilon", "z_plus" or "alpha2_beta1". */
     lrp: (record, target, rule) => {
       if (!Object.hasOwn(COMPOSITES, rule)) throw new RangeError(`no rule is named ${rule}`);
-      const start = oneAt(target, record.at(-1).value[target]);
+      const start = signalOf(target).map((signal, k) => signal * record.at(-1).value[k]);
       return pull(record, start, 0, "relevance", COMPOSITES[rule]);
     },
   };
@@ -80,7 +85,9 @@ function product(numbers) {
 // ------------------------------------------------------------------------- the kinds of layers
 //
 // A step runs forwards, and passes signals back (`backward`), changes on (`tangent`) and relevance
-// back (`relevance`), given the records of its input and its output.
+// back (`relevance`), given the records of its input and its output. `rescaled` passes a signal
+// back by the quotients of differences from a blank, given the records of both runs, and the place
+// of the step.
 
 const GATES = {
   relu: () => ({ value: (x) => Math.max(x, 0), slope: (y) => (y > 0 ? 1 : 0) }),
@@ -111,6 +118,7 @@ const COPY = {
   backward: (signal) => signal,
   tangent: (change) => change,
   relevance: (relevance) => relevance,
+  rescaled: (signal) => signal,
 };
 
 function gateStep({ value, slope }) {
@@ -120,6 +128,11 @@ function gateStep({ value, slope }) {
     backward: scaled,
     tangent: scaled,
     relevance: (relevance) => relevance,
+    rescaled: (signal, { value: x }, { value: y }, blank, k) =>
+      signal.map((s, i) => {
+        const change = x[i] - blank[k - 1].value[i];
+        return s * (change === 0 ? slope(y[i]) : (y[i] - blank[k].value[i]) / change);
+      }),
   };
 }
 
@@ -138,7 +151,21 @@ function maxPoolStep(layer, from) {
     backward: toWinners,
     tangent: (change, _, { winners }) => Float64Array.from(winners, (place) => change[place]),
     relevance: toWinners,
+    rescaled: maximaRescaled,
   };
+}
+
+/** Where a maximum has grown, to its winner; where it has fallen, to the winner in the blank. */
+function maximaRescaled(signal, { value: x }, { value: y, winners }, blank, k) {
+  const [{ value: before }, { value: maxima, winners: others }] = [blank[k - 1], blank[k]];
+  const result = new Float64Array(x.length);
+  signal.forEach((s, i) => {
+    const rise = y[i] - maxima[i];
+    const winner = rise >= 0 ? winners[i] : others[i];
+    const change = x[winner] - before[winner];
+    result[winner] += s * (change === 0 ? 1 : rise / change);
+  });
+  return result;
 }
 
 function findWinners(layer, [, height, width], x) {
@@ -224,6 +251,7 @@ function weightedStep(layer, from) {
     forward: (x) => ({ value: withBias(linear.along(x, linear.weight), linear.bias) }),
     backward: (signal) => linear.against(signal, linear.weight),
     tangent: (change) => linear.along(change, linear.weight),
+    rescaled: (signal) => linear.against(signal, linear.weight),
     relevance: (relevance, { value: input }, { value: output }, rule) =>
       rule({ linear, input, output, relevance }),
   };

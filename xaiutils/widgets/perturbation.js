@@ -5,6 +5,7 @@ const ORDER_NAMES = {
   lerf: "least relevant first (LeRF)",
   random: "by lot",
 };
+const EXPLAINED_NAMES = { class: "the class", margin: "its lead over the runner-up" };
 const FILL_NAMES = { uniform: "noise", mean: "mean colour", black: "black", blur: "blur" };
 const DRAWING = "drawing";
 const DASHES = ["", "7 3", "7 3 2 3", "2 3"];
@@ -19,8 +20,10 @@ class PerturbationView {
   constructor(model, root) {
     this.model = model;
     this.setup = model.get("setup");
-    const { images, methods, fills, size, network } = this.setup;
-    this.state = { image: 0, method: methods[0], order: "morf", fill: fills[0], size, step: 0 };
+    const { images, methods, explained, fills, size, network } = this.setup;
+    const [method, fill] = [methods[0], fills[0]];
+    const order = "morf";
+    this.state = { image: 0, method, explained: explained[0], order, fill, size, step: 0 };
     this.own = new Set(); // regions of the reader's own choice
     this.cursor = 0; // the region that the keyboard has reached
     this.things = new Map(); // what there is to perturb: by number, or the drawing
@@ -35,11 +38,12 @@ class PerturbationView {
   }
 
   async start() {
-    const { images, shape, heatmaps } = this.setup;
-    const load = async ({ picture, target }, number) => {
-      const maps = Object.entries(heatmaps).map(([m, all]) => [m, readHeatmap(all[number])]);
+    const { images, shape, heatmaps, methods } = this.setup;
+    const load = async ({ picture, target, rival }, number) => {
+      const one = (maps) => readHeatmap(maps[number]);
+      const read = mapValues(heatmaps, (byMethod) => mapValues(byMethod, one));
       const decoded = await decodePicture(picture, shape);
-      this.things.set(number, { picture: decoded, target, heatmaps: Object.fromEntries(maps) });
+      this.things.set(number, { picture: decoded, target, rival, methods, heatmaps: read });
     };
     await load(images[0], 0);
     this.refresh();
@@ -109,7 +113,7 @@ class PerturbationView {
   }
 
   makeControls() {
-    const { images, methods, fills, sizes, size } = this.setup;
+    const { images, methods, explained, fills, sizes, size } = this.setup;
     const to = (name) => (value) => this.change({ [name]: value });
     const pairs = (names, texts) => names.map((name) => [name, texts[name] ?? spoken(name)]);
     const pixels = sizes.map((side) => [String(side), `${side} x ${side} pixels`]);
@@ -121,10 +125,17 @@ class PerturbationView {
         (value) => this.change({ image: value === DRAWING ? value : Number(value) }),
       ),
       method: choice("Method", pairs(methods, {}), methods[0], to("method")),
+      explained: choice(
+        "Explained",
+        pairs(explained, EXPLAINED_NAMES),
+        explained[0],
+        to("explained"),
+      ),
       order: choice("Order", Object.entries(ORDER_NAMES), "morf", to("order")),
       fill: choice("Fill", pairs(fills, FILL_NAMES), fills[0], to("fill")),
       size: choice("Region", pixels, String(size), (value) => this.change({ size: Number(value) })),
     };
+    this.controls.explained.node.hidden = explained.length < 2;
     return element("div", { class: "xai-row" }, ...Object.values(this.controls).map((c) => c.node));
   }
 
@@ -255,9 +266,10 @@ class PerturbationView {
 
   onDrawing(levels) {
     const picture = { levels, channels: 1, height: DIGIT, width: DIGIT };
-    const { record, output } = this.page.net.forward(inputOf(picture, this.setup));
-    const target = largest(output);
-    this.things.set(DRAWING, { picture, target, heatmaps: this.mapsOf(record, target, picture) });
+    const { output } = this.page.net.forward(inputOf(picture, this.setup));
+    const [target, rival] = Array.from(output.keys()).sort((a, b) => output[b] - output[a]);
+    const methods = this.setup.methods.filter((method) => this.setup.rules[method]);
+    this.things.set(DRAWING, { picture, target, rival, methods, heatmaps: {} });
     for (const key of this.known.keys()) if (key.startsWith(DRAWING)) this.known.delete(key);
     if (!this.names.has(DRAWING)) {
       this.names.set(DRAWING, "your drawing");
@@ -267,27 +279,11 @@ class PerturbationView {
     this.change({ image: DRAWING, step: 0 });
   }
 
-  /** Heatmaps of a drawing, by those methods that the network in the page can do. */
-  mapsOf(record, target, picture) {
-    const { net } = this.page;
-    const input = inputOf(picture, this.setup);
-    const compute = (rule) => {
-      if (!rule.includes("gradient")) return net.lrp(record, target, rule);
-      const slopes = net.gradient(record, target);
-      return rule === "gradient" ? slopes : slopes.map((slope, k) => slope * input[k]);
-    };
-    const pairs = Object.entries(this.setup.rules).map(([method, rule]) => {
-      const values = Object.assign(compute(rule), { shape: [DIGIT, DIGIT] });
-      return [method, { values, limit: limitOf(values) }];
-    });
-    return Object.fromEntries(pairs);
-  }
-
   // ---------------------------------------------------------------------- questions and answers
 
   question() {
-    const { image, order, fill, size } = this.state;
-    return { image, order, fill, size };
+    const { image, explained, order, fill, size } = this.state;
+    return { image, explained, order, fill, size };
   }
 
   grid() {
@@ -309,10 +305,18 @@ class PerturbationView {
     this.markPossible();
     this.draw();
     if (this.own.size) this.choose(this.own);
+    if (this.isMissing()) await this.makeMap(isStale);
     const questions = [this.question(), { ...this.question(), order: "random" }];
     for (const question of questions) {
       if (!isStale() && !this.problem) await this.learn(question, isStale);
     }
+  }
+
+  /** Have the chosen heatmap made, before the others and their curves. */
+  async makeMap(isStale) {
+    const { page, state } = this;
+    const made = await page.heatmap(this.question(), this.thing(), state.method, isStale);
+    if (made && !isStale()) this.draw();
   }
 
   async learn(question, isStale) {
@@ -366,7 +370,7 @@ class PerturbationView {
 
   /** Disable what nobody can answer: in a page without a kernel, what was not stored. */
   markPossible() {
-    for (const name of ["order", "fill", "size"]) {
+    for (const name of ["explained", "order", "fill", "size"]) {
       for (const option of this.controls[name].input.options) {
         const value = name === "size" ? Number(option.value) : option.value;
         const question = { ...this.question(), [name]: value };
@@ -438,19 +442,32 @@ class PerturbationView {
     this.marks.append(svgElement("rect", { ...box, class: "xai-cursor" }));
   }
 
+  /** The chosen heatmap, if the page carries it or has made it. */
+  heatmap() {
+    return this.thing().heatmaps[this.state.explained]?.[this.state.method];
+  }
+
+  /** Whether the page has yet to make it. */
+  isMissing() {
+    return !this.heatmap() && this.thing().methods.includes(this.state.method);
+  }
+
   drawHeat() {
     const { method } = this.state;
-    const map = this.thing().heatmaps[method];
-    this.heat.hidden = !map;
+    const map = this.heatmap();
+    this.heat.hidden = !map && !this.isMissing();
+    this.heat.classList.toggle("xai-unknown", !map);
     this.heatTitle.textContent = `Heatmap: ${spoken(method)}`;
     if (!map) {
-      this.heatTitle.textContent += " cannot be computed in this page; choose another method";
+      this.heatTitle.textContent += this.isMissing()
+        ? ", being computed"
+        : " cannot be computed in this page; choose another method";
       return;
     }
     const [height, width] = map.values.shape;
     Object.assign(this.heat, { height, width });
     drawHeatmap(this.heat, map.values, map.limit);
-    const words = `Heatmap by ${spoken(method)}. Gold speaks for the class, blue against it.`;
+    const words = `Heatmap by ${spoken(method)}. Gold speaks for ${this.what()}, blue against it.`;
     this.heat.setAttribute("aria-label", words);
   }
 
@@ -470,7 +487,7 @@ class PerturbationView {
   /** Of the untouched picture, by the network in the page, before its curves are known. */
   seenAtOnce() {
     if (!this.page || this.replaced().length) return null;
-    return this.page.look(this.thing().picture.levels, this.thing());
+    return this.page.look(this.thing().picture.levels, this.thing(), this.question());
   }
 
   drawTop() {
@@ -488,10 +505,17 @@ class PerturbationView {
     this.top.replaceChildren(...rows);
   }
 
-  drawFacts() {
+  /** What is explained and watched, in words. */
+  what() {
     const { categories, output } = this.setup;
+    const { target, rival } = this.thing();
+    const own = `${output} of “${categories[target]}”`;
+    return this.state.explained === "margin" ? `${own} less that of “${categories[rival]}”` : own;
+  }
+
+  drawFacts() {
     const seen = this.seen();
-    const what = `${output} of “${categories[this.thing().target]}”`;
+    const what = this.what();
     const replaced = this.replaced();
     const { height, width } = this.grid();
     const share = ((100 * this.pixels(replaced)) / (height * width)).toFixed(1);
@@ -541,8 +565,7 @@ class PerturbationView {
     if (!this.thing()) return;
     const lines = this.lines();
     const own = this.own.size && this.ownAnswer ? [this.own.size, this.ownAnswer.score] : null;
-    const { categories, output } = this.setup;
-    const label = `${output} of “${categories[this.thing().target]}”`;
+    const label = this.what();
     const drawn = lines.map((line) => ({ ...line, style: this.lineStyle(line) }));
     const curve = this.curve();
     const marker = curve && !own ? [this.state.step, curve.scores[this.state.step]] : null;
@@ -583,8 +606,14 @@ class PerturbationView {
   }
 }
 
-function keyOf({ image, order, fill, size }) {
-  return `${image}|${order}|${fill}|${size}`;
+/** Under which name an answer is kept; _perturbation.py makes it too. */
+function keyOf({ image, explained, order, fill, size }) {
+  const key = `${image}|${order}|${fill}|${size}`;
+  return explained === "class" ? key : `${key}|${explained}`;
+}
+
+function mapValues(object, change) {
+  return Object.fromEntries(Object.entries(object).map(([key, value]) => [key, change(value)]));
 }
 
 /** The area over the curve so far: Samek et al. 2017, eq. 11, with the step in view as L. */

@@ -1,10 +1,11 @@
 // Where a perturbation explorer's answers come from: the network in the page, what is stored in
 // it, or the kernel. All three give the same thing.
 //
-// A question is { image, order, fill, size }. `curves(question)` gives, by method, { order, scores,
-// classes, probabilities }: the numbers of the regions, and for each step from 0 on the score and
-// the most probable classes. `together(question, regions)` gives { score, classes, probabilities }
-// after some regions were replaced at once. A source that cannot answer gives null at once.
+// A question is { image, order, fill, size, explained }; what is explained is "class" or "margin".
+// `curves(question)` gives, by method, { order, scores, classes, probabilities }: the numbers of
+// the regions, and for each step from 0 on the score and the most probable classes.
+// `together(question, regions)` gives { score, classes, probabilities } after some regions were
+// replaced at once. A source that cannot answer gives null at once.
 
 const MOST_SHOWN = 5;
 const RANDOM = "random order";
@@ -25,15 +26,29 @@ function topClasses(logits) {
 
 /**
  * @param setup what Python told about the widget
- * @param subject gives the subject of a question: its picture, target and heatmaps by method
+ * @param subject gives the subject of a question: its picture, its target and rival, and its
+ *     heatmaps by what is explained and by method; those that are missing are made and kept there
  */
 function networkSource(setup, subject) {
   const net = loadNetwork(setup.network);
-  const look = (levels, { picture, target }) => {
-    const { output } = net.forward(inputOf({ ...picture, levels }, setup));
-    const watched = target ?? largest(output);
-    const score = setup.output === "probability" ? softmax(output)[watched] : output[watched];
-    return { score, target: watched, ...topClasses(output) };
+  const look = (levels, thing, { explained }) => {
+    const { output } = net.forward(inputOf({ ...thing.picture, levels }, setup));
+    const values = setup.output === "probability" ? softmax(output) : output;
+    return { score: valueOf(values, targetOf(thing, explained)), ...topClasses(output) };
+  };
+
+  /** A heatmap, made if the page does not carry it; null if the reader moved on. */
+  const heatmap = async ({ explained }, thing, method, isStale) => {
+    const maps = (thing.heatmaps[explained] ??= {});
+    if (maps[method]) return maps[method];
+    const input = inputOf(thing.picture, setup);
+    const target = targetOf(thing, explained);
+    const asked = { net, input, target, setup, breathe: breather(isStale) };
+    const values = await explain(setup.rules[method], asked);
+    if (!values) return null;
+    const { height, width } = thing.picture;
+    Object.assign(values, { shape: [height, width] });
+    return (maps[method] = { values, limit: limitOf(values) });
   };
 
   /** One curve, in slices, so that the page stays alive; null if the reader moved on. */
@@ -41,18 +56,14 @@ function networkSource(setup, subject) {
     const grid = gridOf(thing.picture, question.size);
     const replacement = replacementOf(thing.picture, question.fill, setup);
     const found = { order: regions, scores: [], classes: [], probabilities: [] };
-    let resumed = performance.now();
+    const breathe = breather(isStale);
     for (let step = 0; step <= regions.length; step += 1) {
       const levels = replaceRegions(thing.picture, replacement, grid, regions.slice(0, step));
-      const seen = look(levels, thing);
+      const seen = look(levels, thing, question);
       found.scores.push(seen.score);
       found.classes.push(seen.classes);
       found.probabilities.push(seen.probabilities);
-      if (performance.now() - resumed > SLICE) {
-        await pause();
-        if (isStale()) return null;
-        resumed = performance.now();
-      }
+      if (!(await breathe())) return null;
     }
     return found;
   };
@@ -68,11 +79,13 @@ function networkSource(setup, subject) {
       const steps = Math.min(setup.steps, grid.count);
       const answer = {};
       const random = question.order === "random";
-      const methods = random ? [RANDOM] : firstOf(first, Object.keys(thing.heatmaps));
+      const methods = random ? [RANDOM] : firstOf(first, thing.methods);
       for (const method of methods) {
+        const map = random ? null : await heatmap(question, thing, method, isStale);
+        if (!random && !map) return null;
         const order = random
           ? orderByLot(grid, setup.seed)
-          : orderByHeat(thing.heatmaps[method].values, grid, question.order, setup.seed);
+          : orderByHeat(map.values, grid, question.order, setup.seed);
         const found = await curve(question, thing, order.slice(0, steps), isStale);
         if (!found) return null;
         answer[method] = found;
@@ -84,18 +97,31 @@ function networkSource(setup, subject) {
       const thing = subject(question);
       const grid = gridOf(thing.picture, question.size);
       const replacement = replacementOf(thing.picture, question.fill, setup);
-      return look(replaceRegions(thing.picture, replacement, grid, regions), thing);
+      return look(replaceRegions(thing.picture, replacement, grid, regions), thing, question);
     },
     look,
+    heatmap,
+  };
+}
+
+/** What is explained of a picture: an output, or one less another. */
+function targetOf({ target, rival }, explained) {
+  return explained === "margin" ? [target, rival] : target;
+}
+
+/** Asked between two passes: lets the page draw when it is time to, and says whether to go on. */
+function breather(isStale) {
+  let resumed = performance.now();
+  return async () => {
+    if (performance.now() - resumed < SLICE) return true;
+    await pause();
+    resumed = performance.now();
+    return !isStale();
   };
 }
 
 function firstOf(first, names) {
   return names.includes(first) ? [first, ...names.filter((name) => name !== first)] : names;
-}
-
-function largest(values) {
-  return values.reduce((best, value, k) => (value > values[best] ? k : best), 0);
 }
 
 /** Let the page draw and answer the reader before the work goes on. */
@@ -106,7 +132,7 @@ function pause() {
 // ------------------------------------------------------------------------- what the page carries
 
 function storedSource(stored) {
-  const key = (what, { image, fill, size }) => `${image}|${what}|${fill}|${size}`;
+  const key = (order, question) => keyOf({ ...question, order });
   const alone = (question) => stored()[key("alone", question)];
   return {
     name: "stored in this page",
