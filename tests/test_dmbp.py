@@ -30,9 +30,9 @@ OBJECTIVES = [
 ]
 
 
-def masked(network, x, target=0, needs_filters=True, fold=True):
+def masked(network, x, target=0, needs_filters=True, fold=True, **options):
     traced = graph.trace(network, x, fold=fold)
-    return Masked(traced, x, resolve_target(target, traced(x)), needs_filters)
+    return Masked(traced, x, resolve_target(target, traced(x)), needs_filters, **options)
 
 
 def random_masks(network, seed=0):

@@ -9,7 +9,8 @@ biases are our own reconstruction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal
 
@@ -28,14 +29,18 @@ from xaiutils.attribution._common import (
     prepare,
     require_piecewise_linear,
 )
-from xaiutils.attribution._dmbp_masked import Masked
+from xaiutils.attribution._dmbp_masked import BIASES, Biases, Masked
 from xaiutils.attribution._dmbp_objectives import Objective, Purity
+from xaiutils.attribution._dmbp_places import PLACES, Places, placed
 from xaiutils.graph import Graph, Shape
 from xaiutils.graph.outputs import Output
 
-Start = Literal["greedy", "ones"]
-STARTS = ("greedy", "ones")
+Start = Literal["greedy", "greedy_slope", "ones"]
+STARTS = ("greedy", "greedy_slope", "ones")
+Parameters = Literal["masks", "logits"]
+PARAMETERS = ("masks", "logits")
 _DECAY = (0.9, 0.999)  # of Adam's moments
+_FURTHEST = 1e-6  # a mask in a search of logits stays so far from its ends
 _SMALLEST = 1e-8  # slopes of about this size are rounding, and must not become whole steps
 
 
@@ -45,6 +50,9 @@ class Disentangled:
 
     .. math:: f = \sum R^+ + \sum R^- + \sum R^n + \beta
 
+    Where biases are masked inputs, :math:`\beta` is 0 and each of the three has a map of biases
+    besides: :math:`f = \sum_k \bigl(\sum R^k + \sum B^k\bigr)` for :math:`k = +, -, n`.
+
     Attributes:
         positive: :math:`R^+ = J^+ \odot x`, (N, C, H, W), in units of the output.
         negative: :math:`R^- = J^- \odot x`, likewise; where the branch is pure it is negative.
@@ -52,11 +60,17 @@ class Disentangled:
         positive_mapping: :math:`J^+`, (N, C, H, W), in units of the output per unit of the input.
         negative_mapping: :math:`J^-`, likewise.
         masks: For each activation by its name in the graph, the masks of its filters in [0, 1],
-            (2, N, C): the positive branch's, then the negative's.
-        bias: :math:`\beta`, what the biases (and saturated activations) contribute, (N,) float64.
+            (2, N, C): the positive branch's, then the negative's. A layer that no activation
+            follows has its own name.
+        bias: :math:`\beta`, what the biases (and saturated activations) contribute, (N,) float64;
+            0 where they are masked inputs.
         output: The explained output *f*, (N,) float64; of a target made of several outputs their
             sum weighted by its derivative.
         history: The objective at each iterate, the start included, (N, iterations + 1).
+        bias_maps: :math:`B^+, B^-, B^n`, (3, N, 1, H, W) in units of the output: what the biases
+            contribute to each part, spread over the pixels below the places where they are, as in
+            :func:`xaiutils.attribution.fullgrad`; (3, N, F) for inputs (N, F). None where they are
+            put aside.
     """
 
     positive: Tensor
@@ -68,6 +82,7 @@ class Disentangled:
     bias: Tensor
     output: Tensor
     history: Tensor
+    bias_maps: Tensor | None = None
 
     @property
     def map(self) -> Tensor:
@@ -77,17 +92,20 @@ class Disentangled:
     @property
     def gap(self) -> Tensor:
         """The output without the branches, the nuisance and the bias; 0 but for rounding, (N,)."""
-        parts = (self.positive, self.negative, self.nuisance)
+        parts = [self.positive, self.negative, self.nuisance]
+        parts += [] if self.bias_maps is None else list(self.bias_maps)
         return self.output - self.bias - sum(part.double().flatten(1).sum(1) for part in parts)
 
     @staticmethod
     def joined(parts: list[Disentangled]) -> Disentangled:
         """Return the results of several chunks of a batch as one."""
-        names = [name for name in Disentangled.__dataclass_fields__ if name != "masks"]
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        names = [field.name for field in fields(Disentangled)]
+        plain = [name for name in names if name not in ("masks", "bias_maps")]
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in plain}
         layers = parts[0].masks
         masks = {name: torch.cat([part.masks[name] for part in parts], 1) for name in layers}
-        return Disentangled(**tensors, masks=masks)
+        maps = [part.bias_maps for part in parts if part.bias_maps is not None]
+        return Disentangled(**tensors, masks=masks, bias_maps=torch.cat(maps, 1) if maps else None)
 
 
 def dmbp(
@@ -99,6 +117,10 @@ def dmbp(
     objective: Objective | None = None,
     start: Start = "greedy",
     learning_rate: float = 0.05,
+    places: Places = "activations",
+    biases: Biases = "aside",
+    softness: float = 0.0,
+    parameters: Parameters = "masks",
     output: Output = None,
     batch_size: int | None = None,
 ) -> Disentangled:
@@ -118,7 +140,12 @@ def dmbp(
     For weights, :class:`Difference` and :class:`Margin` that is the number itself; a number of the
     softmax is not piecewise linear, and this is its linear part at the outputs.
 
-    Paths that no activation interrupts are masked nowhere and belong to both branches.
+    Paths that pass no mask belong to both branches: with masks at the activations those that none
+    interrupts.
+
+    A search whose masks can travel all the way, over all filters of the network, with nothing put
+    aside, is ``dmbp(model, x, target, 200, objective=Separation(), places="layers",
+    biases="masked", softness=0.1, parameters="logits", learning_rate=0.2)``.
 
     Args:
         model: A network in evaluation mode with at least one activation, and all of straight
@@ -132,10 +159,25 @@ def dmbp(
         objective: What the masks are to make small, one of the classes derived from
             :class:`Objective`. None takes :class:`Purity` over windows of 1/14 of the image's
             side; for inputs that are no images, without windows.
-        start: ``"greedy"``, or ``"ones"`` for no masks.
-        learning_rate: How far a mask moves in the first step. It falls evenly to 0, so that a
-            mask travels at most ``learning_rate * (iterations + 1) / 2``: with the defaults 0.525,
-            hardly enough to change sides.
+        start: ``"greedy"``; ``"greedy_slope"``, which keeps the filters whose mask has a slope of
+            the right sign: the best there is for one hidden layer with biases too, if all masks
+            below are 1, and a heuristic elsewhere; or ``"ones"`` for no masks. Where biases are
+            masked inputs, the first two differ only in what saturated activations put out.
+        learning_rate: How far a mask (or its logit) moves in the first step. It falls evenly to 0,
+            so that a mask travels at most ``learning_rate * (iterations + 1) / 2``: with the
+            defaults 0.525, hardly enough to change sides.
+        places: Where masks sit: ``"activations"``, after each of them; ``"layers"``, at the output
+            channels of every convolution and linear layer, the last one's outputs included;
+            ``"both"``. The caption of the paper's Fig. 2 speaks of "each network filter".
+        biases: ``"aside"``: what the biases contribute is :math:`\beta` and in no branch.
+            ``"masked"``: each bias, and what a saturated activation puts out, is an input with the
+            mask of its filter, as in the full-gradient representation (Srinivas and Fleuret 2019);
+            :math:`\beta` is 0, and the objective judges pixels and biases together.
+        softness: How far the starting masks lie from 0 and 1, in [0, 0.5].
+        parameters: What Adam moves: the ``"masks"``, put back into [0, 1] after each step, or their
+            ``"logits"`` :math:`\theta`, with :math:`m = 1/(1 + e^{-\theta})`. A logit is never
+            stopped at an end; from masks of 0.1 and 0.9 a travel of 2.2 reaches the middle. They
+            need a softness above 0.
         output: Which of several outputs of the network: a key, a position, or a function of what
             it returns, as in :func:`xaiutils.attribution.gradient`.
         batch_size: How many images at a time; bounds the memory.
@@ -156,16 +198,23 @@ def dmbp(
     if iterations < 0:
         raise ValueError(f"iterations must not be negative, but is {iterations}")
     check_choice("start", start, STARTS)
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, not {learning_rate}")
+    check_choice("places", places, PLACES)
+    check_choice("biases", biases, BIASES)
+    search = _Search(iterations, start, learning_rate, softness, parameters)
     traced, x, explained = prepare(model, x, target, output=output)
     require_piecewise_linear(traced, "DMBP")
-    if not traced.gates:
-        raise ValueError("the network has no activation whose filters could be masked")
+    _require_filters(traced, places)
     chosen = default_objective(traced.input_shape) if objective is None else objective
     chosen.check(traced.input_shape)
-    search = _Search(chosen, iterations, start, learning_rate)
-    one_chunk = partial(_explain, traced, search)
+    masked = partial(
+        Masked,
+        traced,
+        needs_filters=chosen.needs_filters,
+        places=places,
+        biases=biases,
+        needs_net=chosen.needs_net(),
+    )
+    one_chunk = partial(_explain, masked, chosen, search)
     return Disentangled.joined(in_chunks(one_chunk, batch_size, x, explained))
 
 
@@ -209,22 +258,69 @@ def default_objective(shape: Shape) -> Objective:
     return Purity(window=max(1, round(min(shape[1:]) / 14)) if len(shape) == 3 else None)
 
 
+def _require_filters(traced: Graph, places: Places) -> None:
+    if places == "activations" and not traced.gates:
+        raise ValueError("the network has no activation whose filters could be masked")
+    if not placed(traced, places, False)[1]:
+        raise ValueError("the network has no layer whose filters could be masked")
+
+
 @dataclass(frozen=True)
 class _Search:
     """How masks are looked for; see :func:`dmbp`."""
 
-    objective: Objective
     iterations: int
     start: Start
     learning_rate: float
+    softness: float
+    parameters: Parameters
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if not 0 <= self.softness <= 0.5:
+            raise ValueError(f"softness must lie between 0 and 0.5, not {self.softness}")
+        check_choice("parameters", self.parameters, PARAMETERS)
+        if self.parameters == "logits" and not self.softness:
+            raise ValueError(
+                "the logits of masks of 0 and 1 are infinite: a search of logits needs a softness "
+                "above 0, 0.1 say"
+            )
+
+    def first(self, network: Masked) -> Tensor:
+        """Return the masks at the start, (2, N, F)."""
+        starts = {
+            "greedy": network.greedy,
+            "greedy_slope": network.greedy_slopes,
+            "ones": network.ones,
+        }
+        masks = starts[self.start]()
+        return (
+            masks.lerp(torch.full_like(masks, 0.5), 2 * self.softness) if self.softness else masks
+        )
+
+    def moved(self, masks: Tensor, slopes: Tensor, moments: _Moments, step: int) -> Tensor:
+        """Return the masks after a step of Adam (Kingma and Ba 2015) whose rate falls to 0."""
+        rate = self.learning_rate * (1 - step / self.iterations)
+        if self.parameters == "masks":
+            return (masks - rate * moments.move(slopes)).clamp_(0, 1)
+        open_ = masks.clamp(_FURTHEST, 1 - _FURTHEST)
+        move = moments.move(slopes * open_ * (1 - open_))
+        return (open_.logit() - rate * move).sigmoid_()
 
 
-def _explain(traced: Graph, search: _Search, x: Tensor, explained: Resolved) -> Disentangled:
+def _explain(
+    masked: Callable[[Tensor, Resolved], Masked],
+    objective: Objective,
+    search: _Search,
+    x: Tensor,
+    explained: Resolved,
+) -> Disentangled:
     """Explain one chunk."""
-    network = Masked(traced, x, explained, search.objective.needs_filters)
-    masks, mappings, history = _optimised(network, search)
+    network = masked(x, explained)
+    masks, mappings, history = _optimised(network, objective, search)
     positive, negative = mappings * x
-    whole = network.whole.pixels[0]
+    whole = network.whole_pixels
     layers = zip(network.gates, network.split(masks), strict=True)
     return Disentangled(
         positive,
@@ -236,23 +332,35 @@ def _explain(traced: Graph, search: _Search, x: Tensor, explained: Resolved) -> 
         network.bias,
         network.output,
         history,
+        _bias_maps(network, masks),
     )
 
 
-def _optimised(network: Masked, search: _Search) -> tuple[Tensor, Tensor, Tensor]:
+def _bias_maps(network: Masked, masks: Tensor) -> Tensor | None:
+    """Return what the biases contribute to the branches and to the nuisance, (3, N, ...)."""
+    if network.whole_biases is None:
+        return None
+    network.backward(masks, keep=False)
+    assert network.bias_maps is not None
+    nuisance = network.whole_biases - network.bias_maps.sum(0)
+    return torch.cat([network.bias_maps, nuisance[None]])
+
+
+def _optimised(
+    network: Masked, objective: Objective, search: _Search
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the best masks (2, N, F), their mappings (2, N, ...) and all losses (N, steps + 1).
 
-    Adam (Kingma and Ba 2015) on the masks themselves, which are put back into [0, 1] after each
-    step. Every image has masks, moments and a best iterate of its own.
+    Every image has masks, moments and a best iterate of its own.
     """
-    masks = network.greedy() if search.start == "greedy" else network.ones()
+    masks = search.first(network)
     network.keep_slopes()
     moments = _Moments(masks)
     best, best_mappings = masks, network.x.new_zeros(())
     losses: list[Tensor] = []
     for step in range(search.iterations + 1):
         mappings, evidence = network.backward(masks, keep=step < search.iterations)
-        loss, slopes = search.objective.evaluate(evidence, network.whole)
+        loss, slopes = objective.evaluate(evidence, network.whole)
         better = loss < torch.stack(losses).amin(0) if losses else torch.ones_like(loss).bool()
         losses.append(loss)
         best = torch.where(better[:, None], masks, best)
@@ -260,9 +368,7 @@ def _optimised(network: Masked, search: _Search) -> tuple[Tensor, Tensor, Tensor
             better.reshape(-1, *[1] * (mappings.ndim - 2)), mappings, best_mappings
         )
         if step < search.iterations:
-            move = moments.move(network.mask_gradient(masks, slopes))
-            rate = search.learning_rate * (1 - step / search.iterations)
-            masks = (masks - rate * move).clamp_(0, 1)
+            masks = search.moved(masks, network.mask_gradient(masks, slopes), moments, step)
     return best, best_mappings, torch.stack(losses, 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,18 +12,29 @@ from torch import Tensor
 from xaiutils import graph
 from xaiutils.attribution._common import Resolved, start_signal
 from xaiutils.attribution._dmbp_objectives import Evidence, branch_signs
+from xaiutils.attribution._dmbp_places import (
+    Ground,
+    Place,
+    Places,
+    last_maps,
+    placed,
+    shift_before,
+)
 from xaiutils.attribution._rules import total_of
-from xaiutils.graph import Gate, Graph, Node, Record
+from xaiutils.graph import Gate, Graph, Node, Record, Shape
 
 BRANCHES = 2  # the positive and the negative one
+Biases = Literal["aside", "masked"]
+BIASES = ("aside", "masked")
 _Inside = Callable[[Node, Tensor, Tensor], Tensor]
 
 
 class Masked:
     r"""B masked networks on top of one forward pass, which run side by side in one batch.
 
-    Every filter of every activation has a mask. With the fixed slopes :math:`D_l` of the forward
-    pass and the masks :math:`M_l`, constant over space, a signal goes back as
+    Every filter of every activation has a mask, or every filter of every layer. With the fixed
+    slopes :math:`D_l` of the forward pass and the masks :math:`M_l`, constant over space, a signal
+    goes back as
 
     .. math:: s_l = W_{l+1}^\top \delta_{l+1}, \qquad \delta_l = M_l D_l s_l, \qquad
               J = W_1^\top \delta_1
@@ -30,15 +42,40 @@ class Masked:
     Masks are one tensor (B, N, F): for each branch and image the numbers of all filters, gate by
     gate in the order of execution. The activation after a residual addition is one of the gates.
 
+    Biases may be *inputs* like the pixels, as in the full-gradient representation (Srinivas and
+    Fleuret 2019, proposition 1). The bias :math:`b_l` of a layer, and what a saturated activation
+    adds, enter where they are, under the mask of their own filter and of all that follow: a branch
+    then holds :math:`B_l = \delta_l \odot b_l` of it, with :math:`\delta_l` the signal behind the
+    masks. For masks of 1 pixels and biases sum to the output with nothing put aside. The evidence
+    of a branch is :math:`R = J \odot x + \sum_l Q_l B_l`, where :math:`Q_l` spreads the places of
+    a layer over the pixels below them.
+
     Attributes:
         x: The images (N, ...).
         gates: The nodes whose filters are masked.
         output: The explained output, (N,) float64.
-        bias: What the biases and the saturated activations contribute to it, (N,) float64.
+        bias: What the biases and the saturated activations contribute to it, (N,) float64; 0 where
+            they are masked inputs.
         whole: The evidence of the unmasked network, one branch.
+        bias_maps: Where biases are masked inputs, what they contribute to each branch of the last
+            call of :meth:`backward`, spread over the pixels: (B, N, 1, H, W); None elsewhere.
+        whole_biases: The same of the unmasked network, (N, 1, H, W), or None.
+        whole_pixels: :math:`J \odot x` of the unmasked network, (N, ...).
     """
 
-    def __init__(self, traced: Graph, x: Tensor, explained: Resolved, needs_filters: bool) -> None:
+    bias_maps: Tensor | None = None
+
+    def __init__(
+        self,
+        traced: Graph,
+        x: Tensor,
+        explained: Resolved,
+        needs_filters: bool,
+        *,
+        places: Places = "activations",
+        biases: Biases = "aside",
+        needs_net: bool = False,
+    ) -> None:
         """Run the network forwards, and backwards without masks.
 
         Args:
@@ -46,19 +83,33 @@ class Masked:
             x: The images.
             explained: What is explained of the outputs.
             needs_filters: Whether evidence is to tell the relevance of filters.
+            places: Where masks sit, see :func:`~xaiutils.attribution._dmbp_places.placed`.
+            biases: Whether they are put aside, or inputs with masks.
+            needs_net: Whether the evidence of the unmasked network is to tell the net evidence of
+                its last maps.
         """
         self.x = x
-        self.gates = [node for node in traced.nodes if isinstance(node.operation, Gate)]
+        traced, chosen = placed(traced, places, biases == "masked")
+        self.gates = [node for node in traced.nodes if node.index in chosen]
         self._needs_filters = needs_filters
         self._traced = traced
-        self._record = traced.record(x, keep="gates")
+        maps = last_maps(traced)
+        self._record = traced.record(x, traced.needed | ({maps.index} if needs_net else set()))
         self._start = start_signal(explained, self._record.output)
         self._indices = {k: torch.cat([v, v]) for k, v in self._record.indices.items()}
         self._arrived: dict[int, Tensor] = {}
+        self._ground = Ground(tuple(x.shape[1:]))
+        self._offsets = self._biases() if biases == "masked" else {}
         self.output = self._explained(self._record.output)
         nothing = torch.zeros_like(x)
-        self.bias = self._explained(traced.tangent(self._record, nothing, _with_offset, True))
-        _, self.whole = self.backward(self.ones()[:1], keep=False)
+        aside = traced.tangent(self._record, nothing, _with_offset, True)
+        self.bias = self._explained(aside) * (biases == "aside")
+        self._masks_biases = biases == "masked"
+        mapping, whole = self.backward(self.ones()[:1], keep=False)
+        self.whole_pixels = mapping[0] * x if biases == "masked" else whole.pixels[0]
+        self.whole_biases = None if self.bias_maps is None else self.bias_maps[0]
+        net = self._net(maps) if needs_net else None
+        self.whole = Evidence(whole.pixels, whole.filters, net)
 
     def ones(self) -> Tensor:
         """Return masks that leave everything as it is."""
@@ -75,6 +126,33 @@ class Masked:
     def _explained(self, output: Tensor) -> Tensor:
         return total_of(output * self._start)
 
+    def _biases(self) -> dict[int, _Offset]:
+        """Return what enters at each gate where something does."""
+        entering = dict[int, _Offset]()
+        for node in self._traced.nodes:
+            if not isinstance(node.operation, Gate):
+                continue
+            shift, value = shift_before(self._traced, node), self._record.value(node.index)
+            saturated = None
+            if isinstance(node.operation, graph.Clamp):
+                saturated = value - _reacting(node, value)
+            if shift is not None or saturated is not None:
+                entering[node.index] = _Offset(shift, saturated)
+        return entering
+
+    def _net(self, maps: Node) -> Tensor:
+        r"""Return HiResCAM at some maps, spread over the pixels, (N, 1, H, W).
+
+        Its cells are :math:`\sum_k A_k\, \partial f / \partial A_k` (Draelos and Carin 2020).
+        """
+        slopes = self._traced.backward(self._record, self._start, until=maps.index)
+        cells = slopes * self._record.value(maps.index)
+        size = self._ground.size(maps)
+        sums = _to_places(cells[None], size)
+        if maps.index not in self._traced.needed:
+            self._record.values[maps.index] = None
+        return self._ground.spread({size: sums}, self.x[None])[0]
+
     def backward(self, masks: Tensor, keep: bool = True) -> tuple[Tensor, Evidence]:
         """Return the mappings J of each branch (B, N, ...) and the evidence in them.
 
@@ -84,19 +162,49 @@ class Masked:
                 has used them. They need twice the memory of all activations.
         """
         given, filters = self._by_gate(masks), dict[int, Tensor]()
+        parts = dict[Shape | None, Tensor]()
         self._arrived.clear()
 
         def inside(node: Node, signal: Tensor, value: Tensor) -> Tensor:
+            if node.index not in given:
+                passed = _through(node, signal, value)
+                self._collect(parts, node, signal, passed, None)
+                return passed
             if keep:
                 self._arrived[node.index] = signal
             mask = given[node.index]
             if self._needs_filters:
                 filters[node.index] = mask * _over_space(signal * _reacting(node, value))
-            return _through(node, signal, value).mul_(_fitted(mask, signal))
+            passed = _through(node, signal, value).mul_(_fitted(mask, signal))
+            self._collect(parts, node, signal, passed, mask)
+            return passed
 
         mappings = self._back(len(masks), inside)
         found = tuple(filters[node.index] for node in self.gates) if filters else ()
-        return mappings, Evidence(mappings * self.x, found)
+        pixels = mappings * self.x
+        if self._masks_biases:
+            self.bias_maps = self._ground.spread(parts, pixels)
+            pixels = pixels + self._ground.over_colours(self.bias_maps)
+        return mappings, Evidence(pixels, found)
+
+    def _collect(
+        self,
+        parts: dict[Shape | None, Tensor],
+        node: Node,
+        signal: Tensor,
+        passed: Tensor,
+        mask: Tensor | None,
+    ) -> None:
+        """Add what enters at a gate, times the signal that leads from there to the output."""
+        offset = self._offsets.get(node.index)
+        if offset is None:
+            return
+        size = self._ground.size(node)
+        if offset.shift is not None:
+            _add(parts, size, _to_places(passed * offset.shift, size))
+        if offset.saturated is not None:
+            masked = signal if mask is None else signal * _fitted(mask, signal)
+            _add(parts, size, _to_places(masked * offset.saturated, size))
 
     def mask_gradient(self, masks: Tensor, slopes: Evidence) -> Tensor:
         r"""Return the exact gradient of an objective with respect to the masks, (2, N, F).
@@ -117,17 +225,41 @@ class Masked:
         """
         given, found = self._by_gate(masks), dict[int, Tensor]()
         joins = {n.index: w for n, w in zip(self.gates, slopes.filters, strict=False)}
+        enter = self._entering(slopes.pixels)
 
         def inside(node: Node, change: Tensor, value: Tensor) -> Tensor:
-            passed = _through(node, change, value)
+            passed = enter(node, change, value)
             if node.index in joins:
                 passed += _fitted(joins[node.index], passed) * _reacting(node, value)
+            if node.index not in given:
+                return passed
             found[node.index] = _over_space(passed * self._arrived.pop(node.index))
             return passed.mul_(_fitted(given[node.index], passed))
 
         direction = (slopes.pixels * self.x).flatten(0, 1)
         self._traced.tangent(self._branched(len(masks)), direction, _side_by_side(inside))
         return torch.cat([found[node.index] for node in self.gates], -1)
+
+    def _entering(self, slopes: Tensor) -> _Inside:
+        """Return what a gate does to a change: slopes for the pixels reach the biases as well."""
+        if not self._offsets:
+            return _through
+        ground = self._ground.under_colours(slopes)
+        sizes = {self._ground.size(node) for node in self._traced.nodes}
+        weights = {size: self._ground.gather(ground, size) for size in sizes}
+
+        def enter(node: Node, change: Tensor, value: Tensor) -> Tensor:
+            offset = self._offsets.get(node.index)
+            if offset is None:
+                return _through(node, change, value)
+            weight = weights[self._ground.size(node)]
+            weight = weight.view(*weight.shape, *[1] * (change.ndim - weight.ndim))
+            if offset.shift is not None:
+                change = change + weight * offset.shift
+            passed = _through(node, change, value)
+            return passed if offset.saturated is None else passed + weight * offset.saturated
+
+        return enter
 
     def greedy(self) -> Tensor:
         r"""Return hard masks, top down: keep the filters that speak for the branch.
@@ -141,10 +273,42 @@ class Masked:
         Where a single filter contributes there is nothing to tell apart, and it stays: an
         activation of the logit itself, say.
         """
+        return self._sorted(_reacting)
+
+    def greedy_slopes(self) -> Tensor:
+        r"""Return hard masks, top down: keep the filters whose mask has a slope of the right sign.
+
+        As :meth:`greedy`, but sorted by :math:`q_c = \sum_{\mathrm{space}} s_c p_c`, with
+        :math:`p = D W u` the gated pass of the input through the network without masks. Biases that
+        are put aside are not in it, those that are masked inputs are; then *p* is the activation.
+
+        *Hypothesis:* all masks below are 1. Then :math:`q_c` is the slope of the branch's sum
+        :math:`f^m` with respect to :math:`m_c` exactly, and as :math:`f^m` is linear in the masks
+        of one gate, no other masks of that gate give more, whatever the biases. With one masked
+        gate on each path, a network of one hidden layer say, they are therefore the best of all. In
+        deeper networks the hypothesis fails, for the masks below are not 1, and the choice is a
+        heuristic.
+        """
+        if self._masks_biases:
+            return self._sorted(lambda _, value: value)
+        passes = dict[int, Tensor]()
+
+        def gate(node: Node, change: Tensor, record: Record) -> Tensor:
+            passes[node.index] = _through(node, change, record.value(node.index))
+            return passes[node.index]
+
+        self._traced.tangent(self._record, self.x, gate)
+        return self._sorted(lambda node, _: passes[node.index])
+
+    def _sorted(self, weigh: Callable[[Node, Tensor], Tensor]) -> Tensor:
+        """Keep, top down, the filters whose signal times a weight has the sign of the branch."""
         chosen: dict[int, Tensor] = {}
+        wanted = {node.index for node in self.gates}
 
         def inside(node: Node, signal: Tensor, value: Tensor) -> Tensor:
-            contribution = _over_space(signal * _reacting(node, value))
+            if node.index not in wanted:
+                return _through(node, signal, value)
+            contribution = _over_space(signal * weigh(node, value))
             alone = (contribution != 0).sum(-1, keepdim=True) == 1
             speaks = branch_signs(contribution) * contribution > 0
             chosen[node.index] = (alone | speaks).to(signal.dtype)
@@ -160,9 +324,16 @@ class Masked:
         That is all that a search needs, unless its objective judges filters; no more can be done
         by `greedy` then.
         """
-        for node in () if self._needs_filters else self.gates:
-            assert isinstance(node.operation, Gate)
-            slope = node.operation.slope(self._record.value(node.index))
+        for node in () if self._needs_filters else self._traced.nodes:
+            if not isinstance(node.operation, Gate):
+                continue
+            value = self._record.value(node.index)
+            if isinstance(node.operation, Place):
+                self._record.values[node.index] = torch.ones(
+                    (), dtype=torch.bool, device=value.device
+                ).expand(value.shape)
+                continue
+            slope = node.operation.slope(value)
             if bool(((slope == 0) | (slope == 1)).all()):
                 self._record.values[node.index] = slope.bool()
 
@@ -181,6 +352,27 @@ class Masked:
         return Record(kept.output, kept.values, indices, kept.memory_format)
 
 
+class _Offset:
+    """What enters the network at a gate besides its inputs.
+
+    Attributes:
+        shift: The bias of the layer before it, broadcastable to its output, or None.
+        saturated: What the gate puts out where it does not follow its input, (N, C, ...), or None.
+    """
+
+    def __init__(self, shift: Tensor | None, saturated: Tensor | None) -> None:
+        self.shift, self.saturated = shift, saturated
+
+
+def _to_places(values: Tensor, size: Shape | None) -> Tensor:
+    """Sum (B, N, C, ...) over the channels, and over the places too if there are none."""
+    return values.flatten(2).sum(2) if size is None else values.sum(2, keepdim=True)
+
+
+def _add(parts: dict[Shape | None, Tensor], size: Shape | None, part: Tensor) -> None:
+    parts[size] = parts[size] + part if size in parts else part
+
+
 def _side_by_side(inside: _Inside) -> graph.GateRule:
     """Turn a rule for signals (B, N, C, ...) and activations (N, C, ...) into a gate rule."""
 
@@ -194,6 +386,8 @@ def _side_by_side(inside: _Inside) -> graph.GateRule:
 def _through(node: Node, signal: Tensor, value: Tensor) -> Tensor:
     """Return a new tensor: the signals (B, N, ...) times the slopes of the activations (N, ...)."""
     assert isinstance(node.operation, Gate)
+    if isinstance(node.operation, Place):
+        return signal.clone()
     if value.dtype == torch.bool:  # the slope itself
         return signal * value
     return node.operation.backward(signal, value)

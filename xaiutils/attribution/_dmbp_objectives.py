@@ -25,13 +25,16 @@ class Evidence:
 
     Attributes:
         pixels: The attributions of B branches, (B, N, C, ...): positive and negative, or the
-            unmasked network's alone.
+            unmasked network's alone. Where biases are masked inputs, with their parts.
         filters: The relevance of each filter, (B, N, C_l) for each gate *l*; empty unless the
             objective needs it.
+        net: Of the unmasked network, the net evidence in its last maps, spread over the pixels,
+            (N, 1, H, W); None unless the objective needs it.
     """
 
     pixels: Tensor
     filters: tuple[Tensor, ...] = ()
+    net: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Objective:
     """
 
     needs_filters: ClassVar[bool] = False
+
+    def needs_net(self) -> bool:
+        """Whether the net evidence of the last maps is read: :attr:`Evidence.net`."""
+        return False
 
     def check(self, shape: Shape) -> None:
         """Raise ValueError if the objective cannot judge inputs of this shape, without batch."""
