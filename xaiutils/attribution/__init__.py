@@ -41,16 +41,12 @@ from xaiutils.attribution._dmbp_objectives import (
     FilterExtraction,
     Objective,
     Purity,
+    Separation,
 )
 from xaiutils.attribution._fullgrad import FullGradients, full_gradients, fullgrad
-from xaiutils.attribution._grad_lam import (
-    WEIGHTINGS,
-    LatentMaps,
-    LatentMean,
-    decoder_gram,
-    decoder_norms,
-    grad_lam,
-)
+from xaiutils.attribution._grad_lam import WEIGHTINGS, LatentMaps, LatentMean, grad_lam
+from xaiutils.attribution._grad_lam_covector import CovectorMap, grad_lam_covector
+from xaiutils.attribution._grad_lam_decoder import decoder_gram, decoder_norms
 from xaiutils.attribution._gradients import gradient, input_x_gradient, sensitivity
 from xaiutils.attribution._label_free import (
     exp_vae,
@@ -190,6 +186,7 @@ __all__ = [
     "Composite",
     "Conditions",
     "Contrast",
+    "CovectorMap",
     "Difference",
     "Disentangled",
     "Epsilon",
@@ -219,6 +216,7 @@ __all__ = [
     "RelevanceGapWarning",
     "RelevanceReport",
     "Rule",
+    "Separation",
     "SignalTakesAll",
     "Step",
     "Target",
@@ -245,6 +243,7 @@ __all__ = [
     "grad_cam",
     "grad_cam_plus_plus",
     "grad_lam",
+    "grad_lam_covector",
     "gradient",
     "guided_backprop",
     "guided_grad_cam",

@@ -2,7 +2,7 @@ r"""Grad-LAM: where in the picture an autoencoder reads each of its latents, and
 
 Of the paper (Bartler, Hinderer and Yang 2020) only the abstract could be read: it adapts Grad-CAM
 to autoencoders and weights the latents by what the decoder knows. Everything beyond that is our
-reconstruction, and so are the names of the weightings.
+reconstruction, and so are the names of the weightings, the reference and the sums over regions.
 
 The map of latent *j* is Grad-CAM's with the latent in the place of a class score,
 :math:`l_j(u, v) = \sum_k \alpha_{jk} A^k(u, v)`. Scaling a latent by *c* scales its map by *c*
@@ -12,15 +12,16 @@ a weight that scales with :math:`1/c`, and the slope of the decoder is one.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xaiutils import graph
+from xaiutils.attribution._baselines import Baselines, Units
 from xaiutils.attribution._cam import enlarged, feature_layer
 from xaiutils.attribution._common import (
     Network,
@@ -31,6 +32,20 @@ from xaiutils.attribution._common import (
     precise,
     precise_graph,
     read,
+)
+from xaiutils.attribution._grad_lam_decoder import (
+    check_module,
+    checked_decoder,
+    decoder_gram,
+    decoder_norms,
+    removal_weights,
+)
+from xaiutils.attribution._grad_lam_reference import (
+    check_regions,
+    compared_with,
+    features_of,
+    mean_of,
+    over_regions,
 )
 
 Weighting = Literal["jacobian", "gram", "removal", "abs_latent", "uniform"]
@@ -45,12 +60,16 @@ class LatentMaps:
     """What Grad-LAM finds.
 
     Attributes:
-        maps: The signed map of each latent, (N, J, h, w), at the resolution of the layer.
+        maps: The signed map of each latent, (N, J, h, w), at the resolution of the layer; the mean
+            over the reference pictures, if there are several.
         weights: What each map counts for in the aggregate, (N, J), not negative. For ``"gram"``
             they are the norms of the decoder's columns, and tell only a part of it.
         aggregate: All latents together, (N, H, W), at the resolution of the input, not negative.
         latents: The latent code, (N, J).
         layer: The layer that was read.
+        reference: The code of the reference picture, (N, J), or the mean code of several; None if
+            there is none. Not pooled, and with a linear head, the maps sum to ``latents`` minus
+            this.
     """
 
     maps: Tensor
@@ -58,6 +77,7 @@ class LatentMaps:
     aggregate: Tensor
     latents: Tensor
     layer: str
+    reference: Tensor | None = None
 
 
 class LatentMean(nn.Module):
@@ -90,7 +110,10 @@ def grad_lam(
     *,
     rectify: Rectify = "abs",
     pooled: bool = True,
-    reference: Tensor | None = None,
+    reference: Baselines | None = None,
+    region_size: int | None = None,
+    units: Units | None = None,
+    seed: int = 0,
     latent_batch_size: int = 32,
     batch_size: int | None = None,
 ) -> LatentMaps:
@@ -114,6 +137,27 @@ def grad_lam(
     - ``"abs_latent"``: :math:`|z_j|`, and ``"uniform"``: 1. They depend on the units of the
       latents, do not ask the decoder, and are there to be compared with.
 
+    These maps compare with feature maps of zero. With a picture :math:`x'` as ``reference`` they
+    are those of a comparison, and the aggregates are made of them in the same way,
+
+    .. math:: \Delta l_j(u, v) = \sum_k \alpha_{jk} \bigl(A^k(x) - A^k(x')\bigr)(u, v), \qquad
+              M(u, v) = \lVert J_g\, \Delta l(u, v) \rVert_2
+
+    (here for ``"gram"``). *Theorem, ours: occlusion in one pass.* Let the code be linear in
+    :math:`A` and the maps not pooled, and let :math:`x_R` be :math:`x` with :math:`x'` in a region
+    *R*. Then
+
+    .. math:: z(x) - z(x_R) = \sum_{(u, v)\ \text{sees only}\ R} \Delta l(u, v)
+              + \sum_{(u, v)\ \text{sees both}} \bigl(l(u, v; x) - l(u, v; x_R)\bigr)
+
+    because the slopes of a linear head are the same for all three pictures, a place that sees
+    nothing of *R* has the feature maps of :math:`x`, and one that sees only *R* those of
+    :math:`x'`. The second sum is the margin; it is empty if *R* is the whole picture, or if no
+    receptive field crosses its edge. So :math:`\lVert J_g \sum_R \Delta l \rVert_2`, which
+    ``region_size`` gives for a grid of squares, is what replacing each square by the reference
+    does to the reconstruction, to first order in the decoder, up to the margin. For other heads
+    the slopes are those at :math:`x`, and the map is of first order in the head too.
+
     Args:
         encoder: A network in evaluation mode that maps (N, C, H, W) to codes (N, J) and is made of
             what :func:`xaiutils.graph.trace` knows; or the :class:`~xaiutils.graph.Graph` of one,
@@ -131,7 +175,19 @@ def grad_lam(
             weighted maps (for ``"gram"``: no root).
         pooled: Whether the slopes are averaged over space; if not, each place has its own,
             :math:`l_j(u, v) = \sum_k A^k(u, v)\, \partial z_j / \partial A^k(u, v)`.
-        reference: *r* of ``"removal"``, (J,), such as the mean code of a data set; zeros if None.
+        reference: None for feature maps of zero. What stands for pictures :math:`x'` in the units
+            of ``x``, in the forms of ``baselines`` in
+            :func:`xaiutils.attribution.integrated_gradients`: a number, a name, a tensor that fits
+            ``x``, a function of images and generator such as the fill of a test, or several. Then
+            the maps are means over them, and the aggregates roots of mean squares (for
+            ``"square"``: means); ``[fill] * 4`` takes four draws. *r* is the code of :math:`x'`.
+            Or (J,), a code, such as the mean of a data set: it is *r* of ``"removal"``, zeros if
+            None, and the maps compare with zero.
+        region_size: Side in pixels of squares over which the maps are summed before the aggregate
+            is made, which then is one number in each square; None for no squares. The maps stay
+            as they are.
+        units: What black and white are, for ``reference="black"``; ``clf.preprocess`` knows.
+        seed: Of a reference that is drawn.
         latent_batch_size: How many latents at a time; bounds the memory.
         batch_size: How many images at a time; bounds the memory.
 
@@ -142,35 +198,43 @@ def grad_lam(
     Raises:
         TypeError: If a network is no module, or ``x`` is no tensor of the encoder's type.
         ValueError: If a network is in training mode, the code is not (N, J), the decoder does not
-            take it, the layer is unknown or has no feature maps, or an option is out of range.
+            take it, the layer is unknown or has no feature maps, the reference does not fit, is
+            not finite or is a fill that sees the mask, the regions do not tile the picture in
+            whole places, or an option is out of range.
     """
     check_choice("weighting", weighting, WEIGHTINGS)
     check_choice("rectify", rectify, get_args(Rectify))
     check_positive("latent_batch_size", latent_batch_size)
     traced = trace_encoder(encoder, x)
     latents = traced.output_shape[0]
-    g = _checked_decoder(decoder, weighting, x.new_zeros(1, latents))
+    g = _decoder_for(decoder, weighting, x.new_zeros(1, latents))
     x = precise(x)
-    reference = x.new_zeros(latents) if reference is None else reference.to(x)
-    if reference.shape != (latents,):
-        raise ValueError(
-            f"reference must be ({latents},), a number for each latent, not "
-            f"{tuple(reference.shape)}"
+    node, size = layer_with_maps(traced, layer), x.shape[2:]
+    check_regions(region_size, size, node.shape[1:])
+    compared = compared_with(reference, x, latents, units, seed)
+
+    def one_chunk(part: Tensor, *pictures: Tensor) -> LatentMaps:
+        others = [features_of(traced, node, picture) for picture in pictures]
+        z, maps = latent_maps(
+            traced, part, node, pooled, latent_batch_size, [features for features, _ in others]
         )
+        codes = [code for _, code in others]
+        summed = [over_regions(each, region_size, size) for each in maps]
+        weights, aggregate = _together(
+            g, z, summed, codes or [compared.code], weighting, rectify, latent_batch_size
+        )
+        large = _enlarged(aggregate[:, None], size, region_size)[:, 0]
+        mean_code = mean_of(codes).expand_as(z) if codes else None
+        return LatentMaps(mean_of(maps), weights, large, z, node.name, mean_code)
 
-    def one_chunk(part: Tensor) -> LatentMaps:
-        found = latent_maps(traced, part, layer, pooled, latent_batch_size)
-        if weighting == "gram":
-            gram = decoder_gram(g, found.latents, latent_batch_size)
-            weights = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
-            aggregate = _gram_aggregate(found.maps, gram, rectify)
-        else:
-            weights = _weights(g, found.latents, weighting, reference, latent_batch_size)
-            aggregate = _aggregate(found.maps, weights, rectify)
-        aggregate = enlarged(aggregate[:, None], x.shape[2:])[:, 0]
-        return replace(found, weights=weights, aggregate=aggregate)
+    return _joined(in_chunks(one_chunk, batch_size, x, *compared.pictures))
 
-    return _joined(in_chunks(one_chunk, batch_size, x))
+
+def _enlarged(aggregate: Tensor, size: torch.Size, region_size: int | None) -> Tensor:
+    """Return an aggregate (N, 1, ...) at the size of the input; regions stay squares."""
+    if region_size is None:
+        return enlarged(aggregate, size)
+    return F.interpolate(aggregate, size, mode="nearest")
 
 
 # ------------------------------------------------------------------------------------ the encoder
@@ -199,7 +263,7 @@ def trace_encoder(encoder: Network, x: Tensor) -> graph.Graph:
 
 
 def _check_returns_one(encoder: nn.Module, x: Tensor) -> None:
-    _check_module("encoder", encoder)
+    check_module("encoder", encoder)
     graph.check_input(encoder, x)
     with torch.no_grad():
         code = encoder(x[:1].clone())  # a copy: the first operation may work in place
@@ -210,26 +274,60 @@ def _check_returns_one(encoder: nn.Module, x: Tensor) -> None:
         )
 
 
-def latent_maps(
-    traced: graph.Graph, x: Tensor, layer: str | None, pooled: bool, batch_size: int
-) -> LatentMaps:
-    """Return the signed map of each latent; the weights are 1 and the aggregate is empty.
-
-    The slopes of many latents are found in one pass: the images are repeated for each of them.
+def layer_with_maps(traced: graph.Graph, layer: str | None) -> graph.Node:
+    """Return the node of an encoder whose output holds the feature maps (K, h, w).
 
     Raises:
-        ValueError: If the layer is unknown or has no feature maps, or the code is not finite.
+        ValueError: If the layer is unknown or has no feature maps.
     """
     node = feature_layer(traced, layer)
     if len(node.shape) != 3:  # of an encoder that reads no images
         raise ValueError(f"layer {node.name!r} has no feature maps (K, h, w): {node.shape}")
-    later = _read_behind(traced, node)
-    record = traced.record(x, keep=later | {node.index})
-    latents = record.output
-    if not bool(torch.isfinite(latents).all()):
+    return node
+
+
+def record_behind(traced: graph.Graph, node: graph.Node, x: Tensor) -> graph.Record:
+    """Run an encoder, and keep what the way back from its code to a layer reads.
+
+    Raises:
+        ValueError: If the code is not finite.
+    """
+    record = traced.record(x, keep=read_behind(traced, node) | {node.index})
+    if not bool(torch.isfinite(record.output).all()):
         raise ValueError("the encoder's code is not finite: it overflows on this input")
-    features = record.value(node.index)
-    found = []
+    return record
+
+
+def latent_maps(
+    traced: graph.Graph,
+    x: Tensor,
+    node: graph.Node,
+    pooled: bool,
+    batch_size: int,
+    others: Sequence[Tensor] = (),
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the codes (N, J), and the signed maps (N, J, h, w) of all latents.
+
+    The slopes of many latents are found in one pass: the images are repeated for each of them.
+
+    Args:
+        traced: The encoder.
+        x: The images (N, C, H, W).
+        node: The layer that is read.
+        pooled: Whether the slopes are averaged over space.
+        batch_size: How many latents at a time.
+        others: Feature maps (N, K, h, w) or (1, K, h, w) to compare with; zeros if there are none.
+
+    Returns:
+        The codes, and one set of maps for each of the others.
+
+    Raises:
+        ValueError: If the code is not finite.
+    """
+    record, later = record_behind(traced, node, x), read_behind(traced, node)
+    latents, features = record.output, record.value(node.index)
+    changes = [features - other for other in others] or [features]
+    found: list[list[Tensor]] = [[] for _ in changes]
     for start in torch.split(torch.eye(latents.shape[1]).to(latents), batch_size):
         signal = start[:, None].expand(-1, *latents.shape).reshape(-1, latents.shape[1])
         repeated = _repeated(record, len(start), later)
@@ -237,12 +335,12 @@ def latent_maps(
         slopes = slopes.reshape(len(start), *features.shape)
         if pooled:
             slopes = slopes.mean(dim=(-2, -1), keepdim=True)
-        found.append((slopes * features).sum(dim=2))
-    maps = torch.cat(found).transpose(0, 1).contiguous()
-    return LatentMaps(maps, torch.ones_like(latents), x.new_empty(len(x), 0, 0), latents, node.name)
+        for parts, change in zip(found, changes, strict=True):
+            parts.append((slopes * change).sum(dim=2))
+    return latents, [torch.cat(parts).transpose(0, 1).contiguous() for parts in found]
 
 
-def _read_behind(traced: graph.Graph, node: graph.Node) -> frozenset[int]:
+def read_behind(traced: graph.Graph, node: graph.Node) -> frozenset[int]:
     """Return the nodes whose outputs are read on the way back from the output to a node."""
     return frozenset(
         index for index in traced.needed if max((index, *traced.consumers[index])) > node.index
@@ -263,86 +361,37 @@ def _repeated(record: graph.Record, times: int, wanted: frozenset[int]) -> graph
     return replace(record, values=values, indices=indices)
 
 
-# ------------------------------------------------------------------------------------ the decoder
+# ------------------------------------------------------------------------------------ together
 
 
-@torch.no_grad()
-def decoder_norms(decoder: nn.Module, z: Tensor, batch_size: int = 32) -> Tensor:
-    r"""Return the length of each column of the decoder's Jacobian.
-
-    One forward pass carries the derivatives in many directions along (forward-mode automatic
-    differentiation), and only their lengths are kept.
-
-    Args:
-        decoder: Maps (N, J) to (N, ...).
-        z: Codes (N, J).
-        batch_size: How many latents at a time; bounds the memory.
-
-    Returns:
-        :math:`\lVert \partial g / \partial z_j \rVert_2`, (N, J).
-    """
-    return _over_latents(lambda e: _norm(_push(decoder, z, e)), z, batch_size)
-
-
-@torch.no_grad()
-def decoder_gram(decoder: nn.Module, z: Tensor, batch_size: int = 32) -> Tensor:
-    r"""Return the Gram matrix of the decoder's Jacobian, column by column :math:`J^\top (J e_j)`.
-
-    The Jacobian itself, J times the size of a reconstruction, is never held.
-
-    Args:
-        decoder: Maps (N, J) to (N, ...).
-        z: Codes (N, J).
-        batch_size: How many latents at a time; bounds the memory.
-
-    Returns:
-        :math:`J_g^\top J_g`, (N, J, J), symmetric up to rounding.
-    """
-    pull = torch.func.vjp(decoder, z)[1]
-    return _over_latents(lambda e: pull(_push(decoder, z, e))[0], z, batch_size)
+def _together(
+    decoder: nn.Module,
+    z: Tensor,
+    maps: Sequence[Tensor],
+    codes: Sequence[Tensor],
+    weighting: Weighting,
+    rectify: Rectify,
+    batch_size: int,
+) -> tuple[Tensor, Tensor]:
+    """Return weights (N, J) and aggregate (N, h, w) of the maps for each reference."""
+    if weighting == "gram":
+        gram = decoder_gram(decoder, z, batch_size)
+        aggregates = [_gram_aggregate(each, gram, rectify) for each in maps]
+        weights = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+        return weights, _over_references(aggregates, rectify)
+    if weighting == "removal":
+        every = [removal_weights(decoder, z, code, batch_size) for code in codes]
+    else:
+        every = [_weights(decoder, z, weighting, batch_size)] * len(maps)
+    aggregates = [_aggregate(each, w, rectify) for each, w in zip(maps, every, strict=True)]
+    return mean_of(every), _over_references(aggregates, rectify)
 
 
-def _push(decoder: nn.Module, z: Tensor, direction: Tensor) -> Tensor:
-    """Return the derivative of the reconstructions in one direction (J,) of the latent space."""
-    change: Tensor = torch.func.jvp(decoder, (z,), (direction.expand_as(z),))[1]
-    return change
-
-
-def _over_latents(function: Callable[[Tensor], Tensor], z: Tensor, batch_size: int) -> Tensor:
-    """Call ``function`` with each unit vector, vectorised; the latents are dimension 1 of all."""
-    directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    found: Tensor = torch.vmap(function, chunk_size=batch_size)(directions)
-    return found.transpose(0, 1).contiguous()
-
-
-def _norm(images: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
-    return length
-
-
-@torch.no_grad()
-def _weights(
-    decoder: nn.Module, z: Tensor, weighting: Weighting, reference: Tensor, batch_size: int
-) -> Tensor:
+def _weights(decoder: nn.Module, z: Tensor, weighting: Weighting, batch_size: int) -> Tensor:
+    """Return weights (N, J) that ask no reference."""
     if weighting == "jacobian":
         return decoder_norms(decoder, z, batch_size)
-    if weighting == "removal":
-        return _removal(decoder, z, reference, batch_size)
     return z.abs() if weighting == "abs_latent" else torch.ones_like(z)
-
-
-def _removal(decoder: nn.Module, z: Tensor, reference: Tensor, batch_size: int) -> Tensor:
-    """Return how far the reconstruction moves per unit when a latent goes to its reference."""
-    step, whole = reference - z, decoder(z)
-    change = _over_latents(lambda e: _norm(decoder(z + step * e) - whole), z, batch_size)
-    size = torch.maximum(z.abs(), reference.abs())
-    still = step.abs() <= torch.finfo(z.dtype).eps ** 0.5 * size  # rounding, or nothing at all
-    if not bool(still.any()):
-        return change / step.abs()
-    return torch.where(still, decoder_norms(decoder, z, batch_size), change / step.abs())
-
-
-# ------------------------------------------------------------------------------------ together
 
 
 def _aggregate(maps: Tensor, weights: Tensor, rectify: Rectify) -> Tensor:
@@ -359,44 +408,27 @@ def _gram_aggregate(maps: Tensor, gram: Tensor, rectify: Rectify) -> Tensor:
     return squares if rectify == "square" else squares.sqrt()
 
 
+def _over_references(aggregates: Sequence[Tensor], rectify: Rectify) -> Tensor:
+    """Return the root of the mean square over the references; of what is squared, the mean."""
+    if len(aggregates) == 1 or rectify == "square":
+        return mean_of(aggregates)
+    return mean_of([each.square() for each in aggregates]).sqrt()
+
+
 def _joined(parts: list[LatentMaps]) -> LatentMaps:
     """Return the results of several chunks of a batch as one."""
     if len(parts) == 1:
         return parts[0]
     tensors = ("maps", "weights", "aggregate", "latents")
     whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
-    return LatentMaps(**whole, layer=parts[0].layer)
+    codes = [part.reference for part in parts if part.reference is not None]
+    return LatentMaps(layer=parts[0].layer, reference=torch.cat(codes) if codes else None, **whole)
 
 
-# ------------------------------------------------------------------------------------ the checks
-
-
-def _check_module(name: str, module: nn.Module) -> None:
-    if isinstance(module, graph.Graph):
-        raise TypeError(f"the {name} must be the torch.nn.Module itself, not a Graph of it")
-    try:
-        graph.check_model(module)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from None
-
-
-def _checked_decoder(decoder: nn.Module | None, weighting: Weighting, code: Tensor) -> nn.Module:
-    """Return a decoder for codes like ``code`` (1, J), made precise; where none is asked, any."""
+def _decoder_for(decoder: nn.Module | None, weighting: Weighting, code: Tensor) -> nn.Module:
+    """Return the decoder, checked; where none is asked, any."""
     if decoder is None and weighting in WITHOUT_DECODER:
         return nn.Identity()
     if decoder is None:
         raise ValueError(f"weighting={weighting!r} asks the decoder, so give one, not None")
-    _check_module("decoder", decoder)
-    try:
-        with torch.no_grad():
-            picture = decoder(code)
-    except RuntimeError as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"the decoder does not take the encoder's codes (N, {code.shape[1]}): {reason}; give "
-            "the decoder that was trained with this encoder"
-        ) from error
-    if not isinstance(picture, Tensor) or picture.shape[:1] != (1,):
-        raise ValueError("the decoder must return one tensor (N, ...) for codes (N, J)")
-    wanted = precise(code).dtype
-    return decoder if wanted == code.dtype else copy.deepcopy(decoder).to(wanted)
+    return checked_decoder(decoder, code)
