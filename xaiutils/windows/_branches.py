@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xaiutils.graph.running import Graph
+from xaiutils.windows._passing import hand_over
 from xaiutils.windows._pixels import as_images, as_pixels
 from xaiutils.windows._plan import Side, Span, Spread, Windows
 
@@ -88,9 +90,7 @@ class Branches:
         Raises:
             ValueError: There are more states than memory was reserved for.
         """
-        record = self._network.record(x, keep=frozenset(self._layers))
-        for index, layer in self._layers.items():
-            layer.begin(record.value(index))
+        hand_over(self._network, x, {i: layer.begin for i, layer in self._layers.items()})
         self._layers[0].write(y)
 
     def outputs(self, states: Tensor, regions: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,13 +103,19 @@ class Branches:
         Yields:
             Which of the alternatives these are, (P,) int64, and their outputs (P, ...).
         """
+        # All tables first: they stay, and would break up the memory of what comes and goes.
+        for part, group, tables in list(self._jobs(states, regions)):
+            yield part, self._outputs(group.plan, tables)
+
+    def _jobs(self, states: Tensor, regions: Tensor) -> Iterator[tuple[Tensor, _Group, _Tables]]:
+        """Batches of alternatives of like size, each of one group."""
         rows = regions.div(self._group_of.shape[1], rounding_mode="floor")
         columns = regions % self._group_of.shape[1]
         of_group = self._group_of[rows, columns]
         before, self._tables = self._tables, {}
         for number, group in enumerate(self._groups):
-            size = min(self._batch, group.tries)
-            for part in torch.split((of_group == number).nonzero()[:, 0], size):
+            of_this, size = (of_group == number).nonzero()[:, 0], min(self._batch, group.tries)
+            for part in of_this.tensor_split(math.ceil(len(of_this) / size) or 1):
                 if len(part):
                     key = number, _bytes(states[part]), _bytes(regions[part])
                     if (tables := before.get(key)) is None:
@@ -117,7 +123,7 @@ class Branches:
                             group, self._layers, states[part], rows[part], columns[part]
                         )
                     self._tables[key] = tables  # mostly the same are asked for again and again
-                    yield part, self._outputs(group.plan, tables)
+                    yield part, group, tables
 
     @torch.no_grad()
     def _outputs(self, plan: Windows, tables: _Tables) -> Tensor:
@@ -203,6 +209,13 @@ class _Group:
         """Where a node changes."""
         return self.plan.windows[index].sides if index else self.plan.changed
 
+    @cached_property
+    def asked(self) -> list[tuple[int, int]]:
+        """What is read of layers that are held: by which node, `_REST` for all later, of which."""
+        windows = self.plan.windows.items()
+        around = [(i, s) for i, w in windows for s in w.node.inputs if s not in w.direct]
+        return [*around, *((_REST, source) for source in self.plan.frontier)]
+
     def reads(self, index: int, source: int) -> tuple[_Places, _Places]:
         """What the window of a node reads of one of its inputs; all of it for the node `_REST`."""
         if (index, source) not in self._read:
@@ -226,7 +239,7 @@ def _places(side: Side, read: Tensor, *, widened: bool) -> _Places:
 
 
 class _Tables:
-    """The numbers of the pixels that some alternatives read, worked out when they are asked for.
+    """The numbers of the pixels that some alternatives read.
 
     Attributes:
         number: How many alternatives there are.
@@ -244,13 +257,13 @@ class _Tables:
         self._group, self._layers, self._states = group, layers, states
         found = torch.searchsorted(group.rows, rows), torch.searchsorted(group.columns, columns)
         self._spans = found
-        self._known: dict[tuple[int, int], Tensor] = {}
+        self._known = {
+            (index, source): self._numbers(index, source).to(layers[source].device)
+            for index, source in group.asked
+        }
 
     def reads(self, index: int, source: int) -> Tensor:
         """What the windows of a node read of one of its inputs, (S, h, w) int32."""
-        if (index, source) not in self._known:
-            numbers = self._numbers(index, source)
-            self._known[index, source] = numbers.to(self._layers[source].device)
         return self._known[index, source]
 
     def whole(self, index: int) -> Tensor:

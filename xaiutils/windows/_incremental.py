@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xaiutils.windows._passing import hand_over
 from xaiutils.windows._pixels import as_images, as_pixels
 from xaiutils.windows._plan import Places, Window, Windows, chosen
 
@@ -40,9 +41,7 @@ class Incremental:
             ValueError: There are more inputs than memory was reserved for.
         """
         self._check(0, len(x), "inputs")
-        record = self._plan.graph.record(x, keep=self._plan.kept)
-        for index, memory in self._memory.items():
-            memory.begin(record.value(index))
+        hand_over(self._plan.graph, x, {i: memory.begin for i, memory in self._memory.items()})
         self._inputs = _Inputs(x, y, when)
 
     @torch.no_grad()
