@@ -7,8 +7,10 @@ a positive number.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from xaiutils.graph import Shape
 
+Net = Literal["maps", "inputs"]
+NETS = ("maps", "inputs")
 _EMPTY = 1e-6  # a branch smaller than this share of the unmasked attributions holds nothing
 
 
@@ -188,6 +192,165 @@ class Purity(Objective):
         return loss, Evidence(unpool(slope, self.window, evidence.pixels.shape))
 
 
+@dataclass(frozen=True)
+class Separation(Objective):
+    r"""Branches of one sign at every scale, at different places, that add up to the net evidence.
+
+    Our reconstruction; the published objective could not be had. With :math:`S^\pm_w` the sums of
+    the branches over the colours and over window *w*, :math:`T_w` the net evidence there and its
+    size :math:`s_T = \sum |T_w|` over the coarse windows,
+
+    .. math:: L = \frac{1}{s_T} \Bigl[
+        \sum_w \bigl(|S^+_w|_- + |S^-_w|_+\bigr)
+        + \omega \sum_w \min\bigl(|S^+_w|_+, |S^-_w|_-\bigr)
+        + \gamma \sum_{\mathrm{coarse}\ w} \bigl|T_w - S^+_w - S^-_w\bigr|
+        + \lambda \bigl(\lVert R^+ \rVert_1 + \lVert R^- \rVert_1\bigr) \Bigr]
+
+    where :math:`|a|_+` and :math:`|a|_-` are the sizes of the positive and of the negative part of
+    *a*: what has the wrong sign, what both branches claim of one place, and what is left over,
+    which may cancel inside a coarse window but not hide something here and the opposite there. The
+    first two sums are means over grids: each side of the windows, at 0 and moved by half a side.
+
+    *Why overlap.* Let a net :math:`c = P + N` be given, with :math:`P \ge 0 \ge N`. In each window
+    :math:`|P| + |N| = |c| + 2 \min(P, -N)`: for :math:`P \ge -N` the left side is
+    :math:`P - N = (P + N) + 2(-N)`, and otherwise :math:`P - N = -(P + N) + 2P`. So the size of
+    both branches exceeds its least value, that of the Jordan decomposition
+    :math:`P = |c|_+, N = -|c|_-`, by exactly twice the overlap.
+
+    *No free direction.* Let *u*, *o* and *e* be the sums over one grid of coarse windows of what
+    has the wrong sign, of the overlap and of what is left over. Then
+
+    .. math:: \sum_w \bigl|S^+_w - |T_w|_+\bigr| + \bigl|S^-_w + |T_w|_-\bigr|
+              \le 2 (o + e) + 3 u ,
+
+    so that, with the coarse side among the windows, *L* is 0 only where the branches have the sums
+    of the Jordan decomposition of *T*, and grows at least in proportion to the distance from them,
+    whichever way. (With :math:`a = S^+`, :math:`b = -S^-`:
+    :math:`|a|_+ = \bigl||a|_+ - |b|_+\bigr|_+` plus the overlap, and :math:`|a|_+ - |b|_+` is
+    :math:`T` less what is left over, plus :math:`|a|_- - |b|_-`; taking positive parts moves
+    nothing further apart. The same for *b*.) Claiming :math:`g > 0` more of one place in both
+    branches, which costs nothing in :class:`Purity`, here costs :math:`\omega g / s_T`. Two empty
+    branches cost :math:`\gamma`.
+
+    Attributes:
+        windows: The sides of the windows, in pixels; None judges every entry of an input by itself,
+            on the coarse grid as well.
+        coarse: The side of the windows in which the branches must add up to the net evidence.
+        overlap: :math:`\omega`, not negative.
+        fidelity: :math:`\gamma`, not negative.
+        sparsity: :math:`\lambda`, not negative.
+        net: What :math:`T` is. ``"maps"``: HiResCAM of the last maps (Draelos and Carin 2020), the
+            gradient there times the maps, each place spread over the pixels below it. Where only
+            averages and one linear layer follow, it sums to the output but for the last bias.
+            ``"inputs"``: the attributions of the unmasked network, :math:`J \odot x`, with the
+            biases where they are masked inputs.
+    """
+
+    windows: tuple[int, ...] | None = (1, 4, 9, 16)
+    coarse: int = 16
+    overlap: float = 1.0
+    fidelity: float = 1.0
+    sparsity: float = 0.0
+    net: Net = "maps"
+
+    def __post_init__(self) -> None:
+        _check_finite(overlap=self.overlap, fidelity=self.fidelity, sparsity=self.sparsity)
+        if self.windows is not None and not self.windows:
+            raise ValueError("windows must hold at least one side, or be None")
+        _check_window(self.coarse, "coarse")
+        for side in self.windows or ():
+            _check_window(side, "each of windows")
+        if self.net not in NETS:
+            raise ValueError(f"net must be one of {', '.join(NETS)}, not {self.net!r}")
+
+    def needs_net(self) -> bool:
+        """Whether the net evidence is that of the last maps."""
+        return self.net == "maps"
+
+    def check(self, shape: Shape) -> None:
+        """Raise ValueError if there are windows and the inputs are no images."""
+        _check_shape(None if self.windows is None else self.coarse, shape)
+
+    def evaluate(self, evidence: Evidence, whole: Evidence) -> tuple[Tensor, Evidence]:
+        """Return the loss of each image, (N,), and its gradient with respect to the evidence."""
+        target = self._target(evidence.pixels, whole)
+        coarse = [_Grid(None, 0)] if self.windows is None else _grids((self.coarse,))
+        fine = [_Grid(None, 0)] if self.windows is None else _grids(self.windows)
+        scale = _size(coarse[0].sums(target)[0])
+        pixels = evidence.pixels
+        loss = self.sparsity * pixels.abs().flatten(2).sum((0, 2))
+        slope = self.sparsity * pixels.sign()
+        for grid in fine:
+            part, found = _misplaced(grid.sums(pixels), self.overlap)
+            loss = loss + part / len(fine)
+            slope = slope + grid.spread(found / len(fine), pixels.shape)
+        for grid in coarse:
+            left = grid.sums(target)[0] - grid.sums(pixels).sum(0)
+            weight = self.fidelity / len(coarse)
+            loss = loss + weight * left.abs().sum(-1)
+            found = (-weight * left.sign()).expand(len(pixels), *left.shape)
+            slope = slope + grid.spread(found, pixels.shape)
+        return loss / scale, Evidence(slope / scale.view(-1, *[1] * (pixels.ndim - 2)))
+
+    def _target(self, pixels: Tensor, whole: Evidence) -> Tensor:
+        """Return the net evidence as attributions, (1, N, C, ...), its colours alike."""
+        if self.net == "inputs":
+            return whole.pixels[:1]
+        assert whole.net is not None
+        shape = pixels.shape[1:]
+        return (whole.net / (math.prod(shape[1:]) / whole.net[0].numel())).expand(shape)[None]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Windows of one side (None: every entry is one) on a grid moved by an offset."""
+
+    window: int | None
+    offset: int
+
+    def sums(self, pixels: Tensor) -> Tensor:
+        """Sum (B, N, C, H, W) over colours and windows, (B, N, number of windows)."""
+        return pool(self._moved(pixels), self.window)
+
+    def spread(self, slope: Tensor, shape: torch.Size) -> Tensor:
+        """Return the gradient for pixels of this shape from that for the sums."""
+        if not self.offset:
+            return unpool(slope, self.window, shape)
+        height, width = shape[-2:]
+        larger = torch.Size((*shape[:-2], height + self.offset, width + self.offset))
+        return unpool(slope, self.window, larger)[..., self.offset :, self.offset :]
+
+    def _moved(self, pixels: Tensor) -> Tensor:
+        """Put zeros above and to the left, so that the first windows are smaller."""
+        return F.pad(pixels, (self.offset, 0, self.offset, 0)) if self.offset else pixels
+
+
+def _grids(windows: Sequence[int]) -> list[_Grid]:
+    """Each side of the windows at 0, and moved by half a side where that is not 0."""
+    return [_Grid(side, offset) for side in windows for offset in sorted({0, side // 2})]
+
+
+def _misplaced(sums: Tensor, overlap: float) -> tuple[Tensor, Tensor]:
+    """What has the wrong sign and what both claim, (N,), for sums (2, N, F), and the gradient."""
+    sign = branch_signs(sums)
+    wrong = (-sign * sums).relu()
+    least, slope = _overlapping(sums)
+    loss = wrong.sum((0, 2)) + overlap * least.sum(-1)
+    return loss, overlap * slope - sign * (wrong > 0)
+
+
+def _overlapping(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """What both branches claim of each window, (N, F), and its slope, (2, N, F).
+
+    Where both claim the same the slope is shared, as a descent from there shortens both.
+    """
+    sign = branch_signs(sums)
+    claims = (sign * sums).relu()
+    least = claims.amin(0)
+    smaller = (claims == least) & (least > 0)
+    return least, sign * smaller / smaller.sum(0).clamp(min=1)
+
+
 def _extract(
     sums: Tensor, whole: Tensor, purity: float, nuisance: float, overlap: float
 ) -> tuple[Tensor, Tensor]:
@@ -199,11 +362,9 @@ def _extract(
     loss = (purity * size - value) / scale + nuisance * left.square()
     slope = purity * sums.sign() - sign - 2 * nuisance * left[:, None]
     if overlap:
-        claims = (sign * sums).relu()
-        least = claims.amin(0)
-        smaller = (claims == least) & (least > 0)
+        least, of_least = _overlapping(sums)
         loss = loss + overlap * least.sum(-1) / scale
-        slope = slope + overlap * sign * smaller / smaller.sum(0).clamp(min=1)
+        slope = slope + overlap * of_least
     return loss, slope / scale[:, None]
 
 
@@ -248,14 +409,18 @@ def branch_signs(sums: Tensor) -> Tensor:
 def _check_weights(purity: float, nuisance: float, overlap: float) -> None:
     if not 0 <= purity <= 1:
         raise ValueError(f"purity must lie between 0 and 1, not {purity}")
-    for name, weight in (("nuisance", nuisance), ("overlap", overlap)):
+    _check_finite(nuisance=nuisance, overlap=overlap)
+
+
+def _check_finite(**weights: float) -> None:
+    for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise ValueError(f"{name} must be finite and not negative, but is {weight}")
 
 
-def _check_window(window: int | None) -> None:
+def _check_window(window: int | None, name: str = "window") -> None:
     if window is not None and (not isinstance(window, int) or window < 1):
-        raise ValueError(f"window must be a positive int or None, not {window!r}")
+        raise ValueError(f"{name} must be a positive int or None, not {window!r}")
 
 
 def _check_shape(window: int | None, shape: Shape) -> None:
