@@ -48,6 +48,10 @@ class Reader:
         widget = self.widget.element_handle()
         self.page.wait_for_function("widget => widget.dataset.known === 'true'", arg=widget)
 
+    def wait_for_map(self):
+        """A map of many passes takes a moment."""
+        self.widget.locator(".xai-heat:not(.xai-unknown)").wait_for()
+
     def drag(self, locator, *points):
         """Press, move and release the mouse over shares of an element."""
         locator.scroll_into_view_if_needed()
@@ -166,6 +170,27 @@ def test_every_step_of_a_digits_curve_is_pytorchs(digits, cnn, order):
         assert digits.first_class() == str(logits.argmax().item())
 
 
+@pytest.mark.parametrize("order", ["morf", "random"])
+def test_the_lead_over_the_runner_up_is_pytorchs(digits, cnn, order):
+    digits.choose("Image", "4")
+    own, rival = cnn.module(_digit(4))[0].topk(2).indices.tolist()
+    digits.choose("Order", order)
+    digits.step_to(6)
+    before = digits.curve()
+    digits.choose("Explained", "margin")
+    for step in (0, 6, 20):
+        digits.step_to(step)
+        logits = _logits(cnn, digits.picture())
+        assert abs(digits.score() - (logits[own] - logits[rival]).item()) < 1e-4
+    assert digits.curve() != before
+    assert (
+        f"logit of “4” less that of “{rival}”" in digits.widget.locator(".xai-facts").inner_text()
+    )
+    digits.drag(digits.stage, (0.4, 0.4))
+    logits = _logits(cnn, digits.picture())
+    assert abs(digits.score() - (logits[own] - logits[rival]).item()) < 1e-4
+
+
 def test_a_drawn_digit_is_classified_as_pytorch_does(digits, cnn):
     before = digits.heatmap()
     pad = digits.widget.locator(".xai-pad")
@@ -187,16 +212,28 @@ def test_a_drawn_digit_is_classified_as_pytorch_does(digits, cnn):
     assert abs(digits.score() - _logits(cnn, digits.picture())[7].item()) < 1e-4
 
 
-def test_heatmaps_of_a_drawing_are_pytorchs(digits, cnn):
+@pytest.mark.parametrize("explained", ["class", "margin"])
+def test_heatmaps_of_a_drawing_are_pytorchs(digits, cnn, explained):
     """A stored digit goes over the pad: its map in the page has the colours of PyTorch's map."""
     from xaiutils import attribution, plot
 
     digits.widget.get_by_role("combobox", name="Start from").select_option("a 2")
+    digits.choose("Explained", explained)
     x = torch.from_numpy(digits.picture()[..., 0].copy())[None, None] / 255
-    for method in ("gradient", "lrp_z_plus", "lrp_alpha2_beta1"):
+    target = attribution.Difference(2, 3) if explained == "margin" else 2
+    assert cnn.module(x)[0].topk(2).indices.tolist() == [2, 3]
+    for method in (
+        "gradient",
+        "lrp_z_plus",
+        "lrp_alpha2_beta1",
+        "integrated_gradients",
+        "deeplift",
+        "occlusion",
+    ):
         digits.choose("Method", method)
+        digits.wait_for_map()
         seen = np.array(digits.heatmap()).reshape(28, 28, 4)[..., :3]
-        relevance = attribution.METHODS[method](cnn.module, x, None)[0, 0]
+        relevance = attribution.METHODS[method](cnn.module, x, target)[0, 0]
         limit = plot.colour_limit(relevance)
         expected = plot.SIGNED((relevance / limit / 2 + 0.5).numpy(), bytes=True)[..., :3]
         assert np.abs(seen - expected.astype(int)).max() <= 6  # one of 256 colours beside it
@@ -248,6 +285,23 @@ def test_keyboard_alone_is_enough(digits, cnn):
     assert abs(digits.score() - _logits(cnn, digits.picture())[0].item()) < 1e-4
     digits.page.keyboard.press("Escape")
     assert len(digits.regions()) == 3
+
+
+def test_keyboard_changes_what_is_explained(digits):
+    digits.wait_for_curves()
+    before = digits.score()
+    digits.widget.get_by_role("combobox", name="Method").focus()
+    digits.page.keyboard.press("Tab")
+    explained = digits.widget.get_by_role("combobox", name="Explained")
+    assert explained.evaluate("node => node === document.activeElement")
+    digits.page.keyboard.press("ArrowDown")
+    assert explained.input_value() == "margin"
+    digits.wait_for_curves()
+    assert digits.score() != before
+
+
+def test_a_widget_with_one_question_does_not_ask_which(photos):
+    assert photos.widget.locator("label", has_text="Explained").is_hidden()
 
 
 def test_keyboard_draws(digits, cnn):
