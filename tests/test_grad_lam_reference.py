@@ -95,6 +95,7 @@ def test_maps_and_aggregates_of_a_comparison_from_their_definition(head, seed, p
     columns = jacobian(decoder, z)
     moved = torch.stack([torch.where(torch.arange(4) == j, code, z) for j in range(4)], 1)
     falls = decoder(moved.flatten(0, 1)).detach().unflatten(0, (2, 4)) - decoder(z)[:, None]
+    traced = graph.trace(encoder, x, fold=False)
     weights = {
         "jacobian": columns.norm(dim=2),
         "removal": falls.detach().flatten(2).norm(dim=2) / (z - code).abs(),
@@ -102,14 +103,14 @@ def test_maps_and_aggregates_of_a_comparison_from_their_definition(head, seed, p
         "uniform": torch.ones_like(z),
     }
     for weighting, w in weights.items():
-        found = grad_lam(encoder, decoder, x, "3", weighting, pooled=pooled, reference=other)
+        found = grad_lam(traced, decoder, x, "3", weighting, pooled=pooled, reference=other)
         same(found.maps, maps)
         same(found.weights, w)
         same(found.latents, z)
         same(found.reference, code)
         same(found.aggregate, large((w[..., None, None] * maps.abs()).sum(1)))
     gram = torch.einsum("njp,njhw->nphw", columns, maps).norm(dim=1)
-    found = grad_lam(encoder, decoder, x, "3", "gram", pooled=pooled, reference=other)
+    found = grad_lam(traced, decoder, x, "3", "gram", pooled=pooled, reference=other)
     same(found.aggregate, large(gram))
 
 
@@ -140,19 +141,20 @@ def test_a_reference_has_the_forms_of_a_baseline():
 @pytest.mark.parametrize("rectify", ["abs", "relu", "square"])
 def test_several_references_give_mean_maps_and_the_root_of_the_mean_square(rectify):
     encoder, decoder, x = random_autoencoder(6, head="linear")
+    traced = graph.trace(encoder, x, fold=False)
     others = [torch.randn_like(x) for _ in range(3)]
     power = 1 if rectify == "square" else 2
     for weighting in attribution.WEIGHTINGS:
         options = {"layer": "3", "weighting": weighting, "rectify": rectify}
-        each = [grad_lam(encoder, decoder, x, reference=other, **options) for other in others]
-        found = grad_lam(encoder, decoder, x, reference=others, **options)
+        each = [grad_lam(traced, decoder, x, reference=other, **options) for other in others]
+        found = grad_lam(traced, decoder, x, reference=others, **options)
         for name in ("maps", "weights", "reference"):
             same(getattr(found, name), sum(getattr(one, name) for one in each) / 3)
         # interpolation and the root do not commute, so small maps are compared by their regions
         at_places = {"region_size": 2, "reference": others}
-        summed = grad_lam(encoder, decoder, x, **options, **at_places).aggregate
+        summed = grad_lam(traced, decoder, x, **options, **at_places).aggregate
         squares = [
-            grad_lam(encoder, decoder, x, **options, region_size=2, reference=o).aggregate
+            grad_lam(traced, decoder, x, **options, region_size=2, reference=o).aggregate
             for o in others
         ]
         same(summed, (sum(s**power for s in squares) / 3) ** (1 / power))
@@ -187,7 +189,8 @@ def test_without_margins_it_is_occlusion_of_every_region_in_one_pass(size, last,
 def test_with_margins_it_is_exact_but_for_the_places_that_see_both_pictures(size, seed):
     encoder, decoder, x = random_autoencoder(seed, head="linear")
     other = torch.randn_like(x)
-    change = grad_lam(encoder, decoder, x, "3", pooled=False, reference=other).maps
+    traced = graph.trace(encoder, x, fold=False)
+    change = grad_lam(traced, decoder, x, "3", pooled=False, reference=other).maps
     own = slow_maps(encoder, x, pooled=False)
     whole = torch.ones(8, 8, dtype=torch.bool)
     margins = 0
@@ -201,7 +204,7 @@ def test_with_margins_it_is_exact_but_for_the_places_that_see_both_pictures(size
         at_margin = (own - slow_maps(encoder, mixed, pooled=False))[..., margin].sum(-1)
         same(fall, change[..., only].sum(-1) + at_margin)
         # and the same through the package, with the mixed picture as the reference
-        exact = grad_lam(encoder, decoder, x, "3", pooled=False, reference=mixed).maps
+        exact = grad_lam(traced, decoder, x, "3", pooled=False, reference=mixed).maps
         same(exact.sum((2, 3)), fall)
         same(exact[..., only], change[..., only])
         assert not exact[..., ~touched].any()
@@ -348,18 +351,19 @@ def test_the_covector_form_is_complete(seed):
 def test_chunks_change_nothing_with_a_reference():
     encoder, decoder, _ = random_autoencoder(3)
     x = torch.randn(5, 2, 8, 8, dtype=torch.float64)
+    traced = graph.trace(encoder, x, fold=False)
     reference = ["uniform", "mean", evaluation.Uniform(0.0, 1.0), torch.randn_like(x)]
     for weighting in attribution.WEIGHTINGS:
         options = {"weighting": weighting, "reference": reference}
-        whole = grad_lam(encoder, decoder, x, **options)
+        whole = grad_lam(traced, decoder, x, **options)
         for sizes in ({"batch_size": 2}, {"latent_batch_size": 3, "batch_size": 1}):
-            cut = grad_lam(encoder, decoder, x, **options, **sizes)
+            cut = grad_lam(traced, decoder, x, **options, **sizes)
             for name in ("maps", "weights", "aggregate", "latents", "reference"):
                 same(getattr(cut, name), getattr(whole, name))
     for target in (half_square, (1, 2, 3), torch.randn_like(x)):
         for more in ({}, {"reference": reference}, {"reference": reference, "n_steps": 2}):
-            whole = grad_lam_covector(encoder, decoder, x, target, **more)
-            cut = grad_lam_covector(encoder, decoder, x, target, batch_size=2, **more)
+            whole = grad_lam_covector(traced, decoder, x, target, **more)
+            cut = grad_lam_covector(traced, decoder, x, target, batch_size=2, **more)
             for name in ("map", "aggregate", "covector", "latents"):
                 same(getattr(cut, name), getattr(whole, name))
                 assert not getattr(cut, name).requires_grad
