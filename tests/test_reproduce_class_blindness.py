@@ -47,6 +47,14 @@ def test_a_turned_sign_is_seen_by_two_measures_only():
     assert all(bool((v == 0).all()) for v in empty.values())
 
 
+def test_maps_however_small_are_as_alike_as_their_multiples():
+    """A map whose norm is below 1e-8 is not pulled towards zero."""
+    first, second = drawn(2, 28, 28).double(), drawn(2, 28, 28, seed=1).double()
+    found, small = blindness.likeness(first, second), blindness.likeness(1e-15 * first, second)
+    for measure, expected in found.items():
+        torch.testing.assert_close(small[measure], expected, msg=measure)
+
+
 def test_questions_share_no_class():
     outputs = drawn(8, 30)
     near, far = blindness.asked_classes(outputs)

@@ -251,7 +251,7 @@ def likeness(first: Tensor, second: Tensor) -> Scores:
         of the values summed with their sign over these squares. A map without any has likeness 0.
     """
     one, other = first.double(), second.double()
-    cosine = F.cosine_similarity(one.flatten(1), other.flatten(1))
+    cosine = _cosine(one.flatten(1), other.flatten(1))
     return {
         "cosine": cosine,
         "size_of_cosine": cosine.abs(),
@@ -271,7 +271,12 @@ def _ranks(values: Tensor) -> Tensor:
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:
     one, other = (m - m.mean(dim=1, keepdim=True) for m in (first, second))
-    return F.cosine_similarity(one, other)
+    return _cosine(one, other)
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Of float64 rows, however small; by default norms below 1e-8 are taken for 1e-8."""
+    return F.cosine_similarity(first, second, eps=torch.finfo(torch.float64).tiny)
 
 
 def _erased_maps(
