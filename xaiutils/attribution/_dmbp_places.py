@@ -123,17 +123,12 @@ def shift_before(opened: Graph, gate: Node) -> Tensor | None:
 def last_maps(traced: Graph) -> Node:
     """The last maps before the classifier: what its last layer reads, before any pooling.
 
-    From what the last convolution or linear layer reads back through whatever has no weights to the
-    first node with more than one place. Where a layer stands in between, or nothing has places, the
-    last node that has them, and in the end the input.
+    That is the last node with more than one place, up to what the last convolution or linear layer
+    reads; the input if none has.
     """
     layers = [node for node in traced.nodes if isinstance(node.operation, _LAYERS)]
-    node = traced.nodes[layers[-1].inputs[0]] if layers else traced.nodes[-1]
-    while not _has_places(node.shape) and not isinstance(node.operation, _LAYERS) and node.inputs:
-        node = traced.nodes[node.inputs[0]]
-    if _has_places(node.shape):
-        return node
-    candidates = [node for node in traced.nodes if _has_places(node.shape)]
+    end = layers[-1].inputs[0] if layers else len(traced.nodes) - 1
+    candidates = [node for node in traced.nodes[: end + 1] if _has_places(node.shape)]
     return candidates[-1] if candidates else traced.nodes[0]
 
 
