@@ -155,8 +155,9 @@ def grad_lam(
     :math:`x'`. The second sum is the margin; it is empty if *R* is the whole picture, or if no
     receptive field crosses its edge. So :math:`\lVert J_g \sum_R \Delta l \rVert_2`, which
     ``region_size`` gives for a grid of squares, is what replacing each square by the reference
-    does to the reconstruction, to first order in the decoder, up to the margin. For other heads
-    the slopes are those at :math:`x`, and the map is of first order in the head too.
+    does to the reconstruction, to first order in the decoder, up to the margin; a square smaller
+    than the receptive fields is all margin. For other heads the slopes are those at :math:`x`,
+    and the map is of first order in the head too.
 
     Args:
         encoder: A network in evaluation mode that maps (N, C, H, W) to codes (N, J) and is made of
