@@ -110,6 +110,9 @@ def fullgrad(
     and that of the BatchNorm behind it as two layers, here they are one; and they leave implicit
     biases out, which are there in a network with clamped or smooth activations.
 
+    The maps of a layer are laid over the whole picture, signed or not. Where a layer sees a part of
+    it only, in a network that cuts the picture up, what it adds lies in the wrong place.
+
     With ``signed`` it is the decomposition itself, see :func:`full_gradients`: each place of a
     layer hands its part in equal shares to the pixels below it, and what has no place (the biases
     of the last linear layer) is spread over all pixels alike. The map sums to the output.
