@@ -88,7 +88,8 @@ def _missing(frame: pd.DataFrame) -> str:
     columns = [head for line, head in SHOWN.items() if line not in set(frame["line"])]
     said = []
     if methods:
-        said.append(f"{len(methods)} of the {len(attribution.METHODS)} methods have no card yet.")
+        count = f"{len(methods)} of the {len(attribution.METHODS)} methods have no card yet"
+        said.append(f"{count}: {', '.join(name.replace('_', ' ') for name in methods)}.")
     if columns:
         said.append(f"Not run yet for any of these cards: {', '.join(columns)}.")
     return " ".join(said) + "\n" if said else ""
