@@ -52,7 +52,7 @@ class Objective:
     needs_filters: ClassVar[bool] = False
 
     def needs_net(self) -> bool:
-        """Whether the net evidence of the last maps is read: :attr:`Evidence.net`."""
+        """Whether the net evidence of the last maps is read: ``Evidence.net``."""
         return False
 
     def check(self, shape: Shape) -> None:
