@@ -334,6 +334,7 @@ class PerturbationExplorer(Widget):
         pairs = zip(names, levels, scorer.targets, rivals, strict=True)
         images = [{"name": n, "picture": _png(p), "target": t, "rival": r} for n, p, t, r in pairs]
         methods = list(next(iter(scorer.heatmaps.values())))
+        made = network is not None and set(methods) <= set(RULES)  # by the page, from the network
         return {
             **choices,
             "images": images,
@@ -343,6 +344,7 @@ class PerturbationExplorer(Widget):
             "heatmaps": {
                 what: {name: [_carried(one) for one in maps] for name, maps in found.items()}
                 for what, found in scorer.heatmaps.items()
+                if not made
             },
             "categories": list(categories),
             "mean": list(scorer.preprocess.mean),

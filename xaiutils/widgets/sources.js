@@ -51,6 +51,13 @@ function networkSource(setup, subject) {
     return (maps[method] = { values, limit: limitOf(values) });
   };
 
+  /** The maps that are shown beside an order which asks for none; false if the reader moved on. */
+  const allMaps = async (question, thing, first, isStale) => {
+    for (const method of firstOf(first, thing.methods))
+      if (!(await heatmap(question, thing, method, isStale))) return false;
+    return true;
+  };
+
   /** One curve, in slices, so that the page stays alive; null if the reader moved on. */
   const curve = async (question, thing, regions, isStale) => {
     const grid = gridOf(thing.picture, question.size);
@@ -80,6 +87,7 @@ function networkSource(setup, subject) {
       const answer = {};
       const random = question.order === "random";
       const methods = random ? [RANDOM] : firstOf(first, thing.methods);
+      if (random && !(await allMaps(question, thing, first, isStale))) return null;
       for (const method of methods) {
         const map = random ? null : await heatmap(question, thing, method, isStale);
         if (!random && !map) return null;
