@@ -53,8 +53,9 @@ function networkSource(setup, subject) {
 
   /** The maps that are shown beside an order which asks for none; false if the reader moved on. */
   const allMaps = async (question, thing, first, isStale) => {
-    for (const method of firstOf(first, thing.methods))
+    for (const method of firstOf(first, thing.methods)) {
       if (!(await heatmap(question, thing, method, isStale))) return false;
+    }
     return true;
   };
 
