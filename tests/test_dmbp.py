@@ -41,6 +41,20 @@ def random_masks(network, seed=0):
     return torch.rand(ones.shape, generator=generator, dtype=ones.dtype)
 
 
+def assert_gradient_is_that_of_differences(parts, objective, seed=0, by=1e-6, rtol=1e-5, atol=1e-7):
+    """The gradient at random masks, in a random direction, is that of central differences."""
+    masks, direction = random_masks(parts, seed), random_masks(parts, seed + 1) - 0.5
+
+    def loss(step):
+        _, evidence = parts.backward(masks + step * direction)
+        return objective.evaluate(evidence, parts.whole)
+
+    _, slopes = loss(0.0)
+    found = (parts.mask_gradient(masks, slopes) * direction).sum((0, 2))
+    expected = (loss(by)[0] - loss(-by)[0]) / (2 * by)
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
+
+
 def totals(values):
     """Sum over all but branches and images."""
     return values.flatten(2).sum(2)
@@ -235,17 +249,7 @@ def test_the_mask_gradient_by_finite_differences(name, objective):
     network, x = small(name)
     if getattr(objective, "window", None) and x.ndim != 4:
         return
-    parts = masked(network, x)
-    masks, direction = random_masks(parts), random_masks(parts, 1) - 0.5
-
-    def loss(step):
-        _, evidence = parts.backward(masks + step * direction)
-        return objective.evaluate(evidence, parts.whole)
-
-    _, slopes = loss(0.0)
-    found = (parts.mask_gradient(masks, slopes) * direction).sum((0, 2))
-    expected = (loss(1e-6)[0] - loss(-1e-6)[0]) / 2e-6
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    assert_gradient_is_that_of_differences(masked(network, x), objective)
 
 
 @few

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import SMALL, random_network, small
-from test_dmbp import masked, random_masks
+from test_dmbp import assert_gradient_is_that_of_differences, masked, random_masks
 from torch import nn
 
 from xaiutils import attribution, graph
@@ -198,16 +198,7 @@ def test_the_mask_gradient_by_finite_differences(name, biases):
     network, x = small(name)
     for objective in (Purity(0.5, 3 if x.ndim == 4 else None), FilterExtraction(overlap=0.3)):
         parts = masked(network, x, places="both", biases=biases)
-        masks, direction = random_masks(parts), random_masks(parts, 1) - 0.5
-
-        def loss(step, parts=parts, masks=masks, direction=direction, objective=objective):
-            _, evidence = parts.backward(masks + step * direction)
-            return objective.evaluate(evidence, parts.whole)
-
-        _, slopes = loss(0.0)
-        found = (parts.mask_gradient(masks, slopes) * direction).sum((0, 2))
-        expected = (loss(1e-6)[0] - loss(-1e-6)[0]) / 2e-6
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+        assert_gradient_is_that_of_differences(parts, objective)
 
 
 @few

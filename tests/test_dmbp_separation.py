@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import random_network, small
-from test_dmbp import masked, random_masks
+from test_dmbp import assert_gradient_is_that_of_differences, masked
 from torch import nn
 
 from xaiutils import attribution
@@ -160,16 +160,7 @@ def test_the_mask_gradient_by_finite_differences(seed, net):
     objective = Separation((1, 3), 4, sparsity=0.1, net=net)
     options = {"places": "layers", "biases": "masked", "needs_net": objective.needs_net()}
     parts = masked(network, x, 0, False, **options)
-    masks, direction = random_masks(parts, seed), random_masks(parts, seed + 1) - 0.5
-
-    def loss(step):
-        _, evidence = parts.backward(masks + step * direction)
-        return objective.evaluate(evidence, parts.whole)
-
-    _, slopes = loss(0.0)
-    found = (parts.mask_gradient(masks, slopes) * direction).sum((0, 2))
-    expected = (loss(1e-7)[0] - loss(-1e-7)[0]) / 2e-7
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert_gradient_is_that_of_differences(parts, objective, seed, 1e-7, rtol=1e-4, atol=1e-6)
 
 
 # --------------------------------------------------------------------------------- the search
