@@ -148,8 +148,9 @@ def dmbp(
     biases="masked", softness=0.1, parameters="logits", learning_rate=0.2)``.
 
     Args:
-        model: A network in evaluation mode with at least one activation, and all of straight
-            pieces: ReLU, clamps, leaky ReLU, max pooling. Or its :class:`~xaiutils.graph.Graph`.
+        model: A network in evaluation mode that has something to mask at ``places``, and whose
+            activations are all of straight pieces: ReLU, clamps, leaky ReLU, max pooling. Or its
+            :class:`~xaiutils.graph.Graph`.
         x: Inputs (N, C, H, W), as the network takes them.
         target: What to explain, as in :func:`xaiutils.attribution.gradient`.
         iterations: Steps of the search. 0 returns the start: with ``"greedy"`` the masks that
@@ -188,8 +189,8 @@ def dmbp(
 
     Raises:
         TypeError: As in :func:`xaiutils.attribution.gradient`, or if ``objective`` is none.
-        ValueError: As in :func:`xaiutils.attribution.gradient`; if the network has no activation,
-            an option is out of range, or the objective does not fit the inputs.
+        ValueError: As in :func:`xaiutils.attribution.gradient`; if the network has nothing to
+            mask at ``places``, an option is out of range, or the objective does not fit the inputs.
         UnsupportedOperation: If the network cannot be read, or something in it is neither linear
             nor a gate of straight pieces: then it is not linear at *x*.
     """

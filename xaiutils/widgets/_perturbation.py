@@ -40,7 +40,7 @@ RULES = {
     "lrp_z_plus": "z_plus",
     "lrp_alpha2_beta1": "alpha2_beta1",
 }
-"""Methods that the page can compute for a drawing, with what they are called in explaining.js."""
+"""Methods whose maps the page can make itself, with what they are called in explaining.js."""
 
 _SIZES = (2, 3, 4, 5, 7, 9, 16, 28, 37)  # of regions, offered where an image has 3 to 32 on a side
 _EXACT_SIDE = 64  # pixels: heatmaps up to this size are carried as they are
@@ -417,7 +417,7 @@ def _nobody(pictures: int) -> None:
 
 
 def _key(image: int, order: str, fill: str, size: int, explained: str) -> str:
-    """Under which name an answer is stored; sources.js makes it too."""
+    """Under which name an answer is stored; perturbation.js makes it too."""
     return f"{image}|{order}|{fill}|{size}" + ("" if explained == "class" else f"|{explained}")
 
 
