@@ -60,7 +60,7 @@ def random_autoencoder(seed, latents=4, head="deep", linear_decoder=False):
     torch.manual_seed(seed)
     networks = architecture(latents, head, linear_decoder)[:2]
     for number, network in enumerate(networks):
-        for layer in network:
+        for layer in network.double():  # before the draws, which depend on the type
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()
         prepared(network, seed + number)

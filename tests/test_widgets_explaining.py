@@ -7,11 +7,13 @@ import torch
 from page_scripts import functions, in_chromium, in_node
 from small_networks import prepared
 from test_widgets_network import NETWORKS
+from test_widgets_perturbation import colourful
 from torch import nn
 
 from xaiutils import attribution, data, models
 from xaiutils.widgets import PerturbationExplorer, export_network
 from xaiutils.widgets._perturbation import RULES, _rivals
+from xaiutils.widgets._pictures import levels_of
 
 SCRIPT = functions("network.js", "explaining.js", "pictures.js")
 EXPLAIN = """
@@ -91,6 +93,45 @@ def test_maps_of_small_networks(run_script, name):
     found = run_script(SCRIPT + EXPLAIN, asked)
     target = attribution.Difference([2, 0, 1], [0, 1, 2])
     assert_maps(found, network, x, target, methods)
+
+
+def test_maps_and_curves_of_colour_pictures(run_script):
+    """One number a pixel, which is the sum over the colours, orders the regions."""
+    code = """
+    export async function run({ setup, levels, targets }) {
+      const { shape: [channels, height, width], methods } = setup;
+      const things = levels.map((each, k) => {
+        const picture = { levels: Uint8Array.from(each), channels, height, width };
+        return { picture, target: targets[k], methods, heatmaps: {} };
+      });
+      const source = networkSource(setup, ({ image }) => things[image]);
+      const options = { onPart: () => {}, isStale: () => false, first: methods[0] };
+      const found = [];
+      for (const [image, { heatmaps }] of things.entries()) {
+        const question = { image, explained: "class", order: "morf", fill: "black", size: 4 };
+        const answer = await source.curves(question, options);
+        found.push(methods.map((m) => [[...heatmaps.class[m].values], answer[m].scores]));
+      }
+      return found;
+    }
+    """
+    network, preprocess, x = colourful()
+    explorer = PerturbationExplorer(
+        network, x, list(RULES), preprocess=preprocess, region_size=4, fills=["black"], steps=9
+    )
+    asked = {
+        "setup": {name: each for name, each in explorer.setup.items() if name != "images"},
+        "levels": levels_of(x, preprocess).flatten(1).tolist(),
+        "targets": network(x).argmax(1).tolist(),
+    }
+    files = ("network.js", "explaining.js", "pictures.js", "sources.js", "drawing.js")
+    found = run_script(functions(*files, "perturbation.js") + code, asked)
+    for image, by_method in enumerate(found):
+        maps, scores = explorer.heatmaps(image), explorer.scores(image)
+        for (values, curve), name in zip(by_method, RULES, strict=True):
+            expected = maps[name].flatten()
+            torch.testing.assert_close(torch.tensor(values), expected, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(torch.tensor(curve), scores[name], rtol=1e-3, atol=1e-4)
 
 
 def test_without_biases_deeplift_is_gradient_times_input_and_with_them_it_is_not(clf, digits):

@@ -43,7 +43,7 @@ def explorer(clf, digits):
     return PerturbationExplorer(clf, digits, METHODS, region_size=7, steps=9)
 
 
-def _colourful():
+def colourful():
     """A network on colour pictures, and pictures of 256 levels in its units."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 7))
@@ -73,7 +73,7 @@ def test_scores_are_those_of_region_perturbation(clf, digits, explorer, order):
 
 
 def test_scores_of_colour_pictures_and_probabilities():
-    net, preprocess, x = _colourful()
+    net, preprocess, x = colourful()
     explorer = PerturbationExplorer(
         net, x, ["gradient"], preprocess=preprocess, output="probability", region_size=4
     )
@@ -186,7 +186,7 @@ def test_each_region_alone(clf, digits, explorer):
 
 @pytest.mark.parametrize("name", PAGE_FILLS)
 def test_fills_are_levels_and_repeat_themselves(name):
-    _, preprocess, x = _colourful()
+    _, preprocess, x = colourful()
     fill = PageFill(name, preprocess, seed=3)
     replacement = fill(x)
     assert torch.equal(replacement, fill(x))
@@ -195,7 +195,7 @@ def test_fills_are_levels_and_repeat_themselves(name):
 
 
 def test_noise_covers_all_levels_evenly():
-    _, preprocess, _ = _colourful()
+    _, preprocess, _ = colourful()
     empty = input_of(torch.zeros(1, 3, 128, 128, dtype=torch.uint8), preprocess)
     noise = levels_of(PageFill("uniform", preprocess)(empty), preprocess)
     counts = noise.flatten().bincount(minlength=256)
@@ -253,6 +253,13 @@ def test_heatmaps_of_your_own(clf, digits):
     own = {"ink": digits, "function": lambda model, x, target: x.sum(dim=1)}
     found = PerturbationExplorer(clf, digits, own, region_size=7).scores()
     assert torch.equal(found["ink"], found["function"])
+
+
+def test_heatmaps_of_your_own_under_known_names_are_carried_and_not_made_by_the_page(clf, digits):
+    explorer = PerturbationExplorer(clf, digits, {"gradient": digits}, region_size=7)
+    assert explorer.setup["network"]
+    assert not explorer.setup["rules"]
+    assert len(explorer.setup["heatmaps"]["class"]["gradient"]) == len(digits)
 
 
 @pytest.mark.parametrize(

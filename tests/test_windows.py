@@ -225,6 +225,21 @@ def test_region_perturbation_in_windows_gives_the_same_scores(order, edge):
         torch.testing.assert_close(found.scores, whole.scores, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("measure", ["perturbation", "occlusion"])
+def test_inference_mode_does_not_disturb_windows(measure):
+    network = models.load_classifier("mnist_cnn").module
+    x = data.mnist("test", source="embedded").images[:2]
+
+    def scores():
+        if measure == "occlusion":
+            return evaluation.region_occlusion(network, x, 0, 7, windowed=True)
+        return RUN(network, x, 0, x, 7, 9, repeats=1, windowed=True).scores
+
+    expected = scores()
+    with torch.inference_mode():
+        assert torch.equal(scores(), expected)
+
+
 def test_no_more_inputs_and_steps_than_memory_was_reserved_for():
     network, x = small("functional")
     regions = evaluation.Regions(*x.shape[2:], 2)

@@ -277,6 +277,19 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
+def joined_fields(parts: Sequence[T]) -> T:
+    """Return results of several chunks, dataclasses with tensors (N, ...), as one.
+
+    What is no tensor is the same in all of them.
+    """
+    first: Any = parts[0]
+    if len(parts) == 1:
+        return parts[0]
+    names = [each.name for each in fields(first) if isinstance(getattr(first, each.name), Tensor)]
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return cast(T, replace(first, **whole))
+
+
 def signal_to_input(
     traced: graph.Graph, x: Tensor, explained: Resolved, gate: graph.GateRule = graph.gated
 ) -> Tensor:

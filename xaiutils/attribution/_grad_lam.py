@@ -29,6 +29,7 @@ from xaiutils.attribution._common import (
     check_positive,
     check_scale,
     in_chunks,
+    joined_fields,
     precise,
     precise_graph,
     read,
@@ -228,7 +229,7 @@ def grad_lam(
         mean_code = mean_of(codes).expand_as(z) if codes else None
         return LatentMaps(mean_of(maps), weights, large, z, node.name, mean_code)
 
-    return _joined(in_chunks(one_chunk, batch_size, x, *compared.pictures))
+    return joined_fields(in_chunks(one_chunk, batch_size, x, *compared.pictures))
 
 
 def _enlarged(aggregate: Tensor, size: torch.Size, region_size: int | None) -> Tensor:
@@ -414,16 +415,6 @@ def _over_references(aggregates: Sequence[Tensor], rectify: Rectify) -> Tensor:
     if len(aggregates) == 1 or rectify == "square":
         return mean_of(aggregates)
     return mean_of([each.square() for each in aggregates]).sqrt()
-
-
-def _joined(parts: list[LatentMaps]) -> LatentMaps:
-    """Return the results of several chunks of a batch as one."""
-    if len(parts) == 1:
-        return parts[0]
-    tensors = ("maps", "weights", "aggregate", "latents")
-    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
-    codes = [part.reference for part in parts if part.reference is not None]
-    return LatentMaps(layer=parts[0].layer, reference=torch.cat(codes) if codes else None, **whole)
 
 
 def _decoder_for(decoder: nn.Module | None, weighting: Weighting, code: Tensor) -> nn.Module:

@@ -24,6 +24,7 @@ from xaiutils.attribution._common import (
     check_positive,
     explained_of,
     in_chunks,
+    joined_fields,
     precise,
     settled,
     start_signal,
@@ -155,7 +156,7 @@ def grad_lam_covector(
         return _of_number(traced, node, part, covector, compared, n_steps, pooled)
 
     numbers = torch.arange(len(x), device=x.device)
-    return _joined(in_chunks(one_chunk, batch_size, x, numbers, explained, *pictures))
+    return joined_fields(in_chunks(one_chunk, batch_size, x, numbers, explained, *pictures))
 
 
 def _check_reference(reference: Baselines | None, n_steps: int | None) -> None:
@@ -265,13 +266,3 @@ def _on_the_way(
     for place, weight in zip(places, weights, strict=True):
         total += weight * covector(torch.lerp(start, end, place))
     return total
-
-
-def _joined(parts: list[CovectorMap]) -> CovectorMap:
-    """Return the results of several chunks of a batch as one."""
-    if len(parts) == 1:
-        return parts[0]
-    tensors = ("map", "aggregate", "covector", "latents")
-    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
-    codes = [part.reference for part in parts if part.reference is not None]
-    return CovectorMap(reference=torch.cat(codes) if codes else None, layer=parts[0].layer, **whole)

@@ -160,7 +160,7 @@ class PerturbationExplorer(Widget):
         setup = self._describe(
             _named("categories", categories, outputs.shape[1], "class {}"),
             _named("names", names, len(x), "image {}"),
-            {"fills": fills, "sizes": sizes, "size": region_size},
+            {"fills": fills, "sizes": sizes, "size": region_size, "rules": _rules(methods)},
             _network(module, x, in_page),
         )
         super().__init__(setup=setup, stored={})
@@ -334,7 +334,7 @@ class PerturbationExplorer(Widget):
         pairs = zip(names, levels, scorer.targets, rivals, strict=True)
         images = [{"name": n, "picture": _png(p), "target": t, "rival": r} for n, p, t, r in pairs]
         methods = list(next(iter(scorer.heatmaps.values())))
-        made = network is not None and set(methods) <= set(RULES)  # by the page, from the network
+        made = network is not None and set(methods) <= set(choices["rules"])  # by the page
         return {
             **choices,
             "images": images,
@@ -355,7 +355,6 @@ class PerturbationExplorer(Widget):
             "blur": blur_weights(),
             "palette": list(plot.PALETTE),
             "network": network,
-            "rules": {m: RULES[m] for m in methods if m in RULES},
             "path": [each.tolist() for each in gauss_legendre(_POINTS)],
             "square": side_of(None, scorer.x, _PIECES),
         }
@@ -501,6 +500,11 @@ def _heatmaps(module: nn.Module, x: Tensor, targets: Target, methods: Methods) -
             )
         found[name] = torch.stack([plot.pixel_relevance(one) for one in maps]).float()
     return found
+
+
+def _rules(methods: Methods) -> dict[str, str]:
+    """What the page can make by itself; under names of a user's own it may be anything."""
+    return {} if isinstance(methods, Mapping) else {m: RULES[m] for m in methods if m in RULES}
 
 
 def _sizes(size: int, sizes: Sequence[int] | None, side: int) -> list[int]:

@@ -315,8 +315,12 @@ class PerturbationView {
   /** Have the chosen heatmap made, before the others and their curves. */
   async makeMap(isStale) {
     const { page, state } = this;
-    const made = await page.heatmap(this.question(), this.thing(), state.method, isStale);
-    if (made && !isStale()) this.draw();
+    try {
+      const made = await page.heatmap(this.question(), this.thing(), state.method, isStale);
+      if (made && !isStale()) this.draw();
+    } catch (error) {
+      if (!isStale()) this.complain(error);
+    }
   }
 
   async learn(question, isStale) {
@@ -591,12 +595,19 @@ class PerturbationView {
   drawOrigin() {
     const source = this.own.size ? this.ownAnswer?.source : this.view().source;
     const how = this.own.size && source?.isStored ? " (this region alone)" : "";
-    const nobody = "Not stored in this page; it needs a kernel.";
-    const told = source ? `Scores: ${source.name}${how}.` : nobody;
+    const told = source ? `Scores: ${source.name}${how}.` : this.whoAnswers();
     const silence = "The kernel does not answer: it is busy or closed. What is known stays.";
     this.origin.textContent = `${this.problem || told} ${this.silent ? silence : ""}`;
     this.origin.classList.toggle("xai-error", Boolean(this.problem || this.silent));
     this.node.dataset.source = source?.name ?? "";
+  }
+
+  /** Who is asked, while no answer is there. */
+  whoAnswers() {
+    const source = this.own.size
+      ? this.sourceOf([...this.own])
+      : this.sources.find((one) => one.knows(this.question()));
+    return source ? "Scores: being computed." : "Not stored in this page; it needs a kernel.";
   }
 
   remove() {

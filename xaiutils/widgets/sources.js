@@ -44,19 +44,10 @@ function networkSource(setup, subject) {
     const input = inputOf(thing.picture, setup);
     const target = targetOf(thing, explained);
     const asked = { net, input, target, setup, breathe: breather(isStale) };
-    const values = await explain(setup.rules[method], asked);
-    if (!values) return null;
-    const { height, width } = thing.picture;
-    Object.assign(values, { shape: [height, width] });
+    const parts = await explain(setup.rules[method], asked);
+    if (!parts) return null;
+    const values = overColours(parts, thing.picture);
     return (maps[method] = { values, limit: limitOf(values) });
-  };
-
-  /** The maps that are shown beside an order which asks for none; false if the reader moved on. */
-  const allMaps = async (question, thing, first, isStale) => {
-    for (const method of firstOf(first, thing.methods)) {
-      if (!(await heatmap(question, thing, method, isStale))) return false;
-    }
-    return true;
   };
 
   /** One curve, in slices, so that the page stays alive; null if the reader moved on. */
@@ -88,7 +79,6 @@ function networkSource(setup, subject) {
       const answer = {};
       const random = question.order === "random";
       const methods = random ? [RANDOM] : firstOf(first, thing.methods);
-      if (random && !(await allMaps(question, thing, first, isStale))) return null;
       for (const method of methods) {
         const map = random ? null : await heatmap(question, thing, method, isStale);
         if (!random && !map) return null;
@@ -127,6 +117,16 @@ function breather(isStale) {
     resumed = performance.now();
     return !isStale();
   };
+}
+
+/** One number for each pixel, from one for each number of the input. */
+function overColours(parts, { channels, height, width }) {
+  const values = new Float32Array(height * width);
+  for (let channel = 0; channel < channels; channel += 1) {
+    const start = channel * values.length;
+    for (let pixel = 0; pixel < values.length; pixel += 1) values[pixel] += parts[start + pixel];
+  }
+  return Object.assign(values, { shape: [height, width] });
 }
 
 function firstOf(first, names) {

@@ -10,7 +10,6 @@ from xaiutils import graph
 from xaiutils.graph.running import Graph, Node, fast_format
 
 
-@graph.undisturbed
 def hand_over(network: Graph, x: Tensor, takers: Mapping[int, Callable[[Tensor], object]]) -> None:
     """Run inputs (B, ...) as far as the last output that somebody takes.
 
@@ -18,10 +17,11 @@ def hand_over(network: Graph, x: Tensor, takers: Mapping[int, Callable[[Tensor],
         network: The network.
         x: The inputs.
         takers: Who takes the output of a node, by position. It must be copied: it is let go, or
-            overwritten, as soon as nothing after it reads it.
+            overwritten, as soon as nothing after it reads it. They are called in the caller's mode,
+            in which their memory was reserved: nobody else may write into what inference mode made.
     """
     network.check_weights()
-    values = {0: fast_format(x)}
+    values = {0: graph.undisturbed(fast_format)(x)}
     for node in network.nodes[: max(takers, default=0) + 1]:
         if node.index:
             values[node.index] = _computed(network, node, values)
@@ -32,6 +32,7 @@ def hand_over(network: Graph, x: Tensor, takers: Mapping[int, Callable[[Tensor],
                 del values[read]
 
 
+@graph.undisturbed
 def _computed(network: Graph, node: Node, values: Mapping[int, Tensor]) -> Tensor:
     first, operation = network.nodes[node.inputs[0]], node.operation
     alone = first.operation.fresh and len(network.consumers[first.index]) == 1
