@@ -122,6 +122,43 @@ def test_a_map_that_knows_nothing_scores_zero_and_one_that_does_does_not(digits,
             assert rows.loc[nothing, "p_holm"] > 0.01
 
 
+def test_maps_lose_their_sign_at_the_pixel_the_channel_or_the_square():
+    maps = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = {
+        form: _controls._in_form({"one": maps}, f"one{form}", 4)[:, 0]
+        for form in ("_abs", "_abs_each", "_abs_squares")
+    }
+    assert _controls._in_form({"one": maps}, "one", 4) is maps
+    for n, row, column in ((0, 0, 0), (1, 3, 5), (1, 7, 7)):
+        pixel = maps[n, :, row, column].tolist()
+        assert found["_abs"][n, row, column].item() == pytest.approx(abs(sum(pixel)), abs=1e-6)
+        each = sum(abs(value) for value in pixel)
+        assert found["_abs_each"][n, row, column].item() == pytest.approx(each)
+        top, left = row // 4 * 4, column // 4 * 4
+        square = sum(maps[n, :, top : top + 4, left : left + 4].flatten().tolist())
+        assert found["_abs_squares"][n, row, column].item() == pytest.approx(abs(square), abs=1e-5)
+
+
+def test_a_method_without_its_sign_is_borrowed_without_it_too(digits, tmp_path):
+    names = "input_x_gradient,input_x_gradient_abs,input_x_gradient_abs_each"
+    controls(tmp_path, "--images=0:6", f"--methods={names}")
+    areas = pd.read_csv(tmp_path / "table-areas.csv")
+    areas = areas.set_index(["fill", "map", "whose", "measure"]).sort_index()
+    for fill in ("uniform", "blur"):
+        unsigned = areas.loc[fill, "input_x_gradient", "unsigned"]["mean"]
+        alone = areas.loc[fill, "input_x_gradient_abs", "own"]["mean"]
+        assert alone.to_dict() == pytest.approx(unsigned.to_dict())
+        each = areas.loc[fill, "input_x_gradient_abs_each"]["mean"]  # a digit has one channel
+        assert each.to_dict() == pytest.approx(
+            areas.loc[fill, "input_x_gradient_abs"]["mean"].to_dict()
+        )
+
+
+def test_an_ending_alone_is_no_method(digits, tmp_path):
+    with pytest.raises(SystemExit, match=r"--methods.*nonsense"):
+        controls(tmp_path, "--methods=nonsense_abs")
+
+
 def test_borrowed_maps_are_always_measured(digits, tmp_path):
     controls(tmp_path, "--images=0:6", "--whose=own")
     areas = pd.read_csv(tmp_path / "table-areas.csv").query("map == 'sensitivity'")

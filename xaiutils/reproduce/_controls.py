@@ -9,6 +9,10 @@ Bluecher et al. 2024 hold that the area between the curves (their symmetric rele
 the ranking of methods from the fill. How well the rankings of two fills agree says little by
 itself: with few images two halves of them do not agree either. So the agreement between fills on
 two halves of the images is set beside that of one fill with itself on the same two halves.
+
+A method's name may end in ``_abs``: then its maps have lost their sign, and borrowed ones have too.
+``_abs`` takes the absolute value of what the channels of a pixel sum to, ``_abs_each`` of each
+channel, and ``_abs_squares`` of what a whole square sums to, so that within it signs still cancel.
 """
 
 import argparse
@@ -53,6 +57,7 @@ _PAIRS = (
     ("own", "borrowed"), ("second", "borrowed"), ("own", "unsigned"), ("own", "centre"),
     ("own", "picture"), ("own", "random"), ("own", "block"),
 )  # fmt: skip
+_FORMS = ("_abs_squares", "_abs_each", "_abs")  # of maps that have lost their sign
 _SHARE = 0.16  # of the regions
 _TRIES = 10_000  # ways of lending, of which the best is taken
 _RESAMPLES, _SPLITS = 1000, 200
@@ -70,7 +75,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     controls.add_argument("--data", choices=tuple(_AUTOENCODERS), required=True)
     controls.add_argument("--per-class", type=int, help="digits of each class; all, if not given")
     controls.add_argument("--images", type=image_range, help="first:last[:stride]")
-    controls.add_argument("--methods", type=names, default=_METHODS)
+    controls.add_argument(
+        "--methods", type=names, default=_METHODS, help="..._abs, _abs_each, _abs_squares: unsigned"
+    )
     controls.add_argument("--fills", type=names, default=_FILLS)
     controls.add_argument(
         "--whose", type=names, default=_WHOSE, help="own,borrowed,second are always measured"
@@ -88,7 +95,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def run(options: argparse.Namespace) -> int:
     """Compute the blocks that are not there yet, then write the tables."""
-    require_known(options, methods=attribution.METHODS, fills=FILLS, whose=_WHOSE)
+    require_known(options, fills=FILLS, whose=_WHOSE)
+    signed = argparse.Namespace(methods=[_parted(name)[0] for name in options.methods])
+    require_known(signed, methods=attribution.METHODS)
     options.whose = [name for name in _WHOSE if name in (*_WHOSE[:3], *options.whose)]
     require_positive(options, "region_size", "lots")
     images = _images(options)
@@ -198,7 +207,11 @@ def _block(
     with torch.no_grad():
         outputs = module(x)
     target, seed = outputs.argmax(dim=1), options.seed + block.start
-    own = {name: heatmap(name, module, x, target, seed) for name in options.methods}
+    signed = {
+        name: heatmap(name, module, x, target, seed)
+        for name in dict.fromkeys(_parted(name)[0] for name in options.methods)
+    }
+    own = {name: _in_form(signed, name, options.region_size) for name in options.methods}
     classes = target.cpu()
     first, second = lending(classes, seed)
     # Its ink on an empty page, or how far its colours are from their mean.
@@ -216,6 +229,27 @@ def _block(
                                   block.start).items():  # fmt: skip
             found[f"{fill}/{order}/{name}"] = areas
     return found
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """A method, and how its maps lose their sign: an ending of `_FORMS`, or none."""
+    form = next((form for form in _FORMS if name.endswith(form)), "")
+    return name.removesuffix(form), form
+
+
+def _in_form(signed: Mapping[str, Tensor], name: str, size: int) -> Tensor:
+    """The maps of this method, (N, C, H, W), or without their sign, (N, 1, H, W)."""
+    method, form = _parted(name)
+    maps = signed[method]
+    if form == "_abs":
+        return evaluation.unsigned(maps)
+    if form == "_abs_each":
+        return maps.abs().sum(dim=1, keepdim=True)
+    if form == "_abs_squares":
+        squares = evaluation.Regions(maps.shape[2], maps.shape[3], size)
+        spread = squares.scores(maps.sum(dim=1))[:, squares.index].to(maps)
+        return evaluation.unsigned(spread[:, None])
+    return maps
 
 
 def _areas(
