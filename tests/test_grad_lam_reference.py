@@ -394,6 +394,32 @@ def most_memory(call):
     return living.most
 
 
+def test_one_picture_for_all_images_is_run_once_however_they_are_cut(monkeypatch):
+    encoder, decoder, x = random_autoencoder(3, head="deep")
+    x, traced = torch.cat([x, x.flip(0), x[:1]]), graph.trace(encoder, x, fold=False)
+    shared, own = torch.randn(2, 8, 8, dtype=torch.float64), torch.randn_like(x)
+    options = {"layer": "3", "reference": [shared, 0.25, own]}
+    sizes, record = [], graph.Graph.record
+
+    def counted(self, pictures, *more, **options):
+        sizes.append(len(pictures))
+        return record(self, pictures, *more, **options)
+
+    monkeypatch.setattr(graph.Graph, "record", counted)
+    whole = grad_lam(traced, decoder, x, "3", reference=[shared, 0.25, own])
+    assert sorted(sizes) == [1, 1, 5, 5]  # two shared pictures, five of their own, the images
+    each = [grad_lam(traced, decoder, x, "3", reference=r) for r in options["reference"]]
+    same(whole.maps, torch.stack([found.maps for found in each]).mean(0))
+    same(whole.reference, torch.stack([found.reference for found in each]).mean(0))
+    sizes.clear()
+    cut = grad_lam(traced, decoder, x, batch_size=2, **options)
+    assert sorted(sizes) == [1, 1, 1, 1, 2, 2, 2, 2]
+    same(cut.maps, whole.maps)
+    sizes.clear()
+    grad_lam_covector(traced, decoder, x, (0, 1, 1), batch_size=2, **options)
+    assert sizes.count(1) <= 1 + 2 + 2  # of the number's check, two shared, and the last chunk
+
+
 def test_a_reference_costs_next_to_no_memory():
     """The slopes of many latents are what is large; a reference adds a set of feature maps."""
     encoder, _, x = random_autoencoder(3, latents=24)

@@ -42,9 +42,9 @@ from xaiutils.attribution._grad_lam_decoder import (
     removal_weights,
 )
 from xaiutils.attribution._grad_lam_reference import (
+    ReferenceFeatures,
     check_regions,
     compared_with,
-    features_of,
     mean_of,
     over_regions,
 )
@@ -214,9 +214,10 @@ def grad_lam(
     node, size = layer_with_maps(traced, layer), x.shape[2:]
     check_regions(region_size, size, node.shape[1:])
     compared = compared_with(reference, x, latents, units, seed)
+    features_of = ReferenceFeatures(traced, node)
 
     def one_chunk(part: Tensor, *pictures: Tensor) -> LatentMaps:
-        others = [features_of(traced, node, picture) for picture in pictures]
+        others = [features_of(picture) for picture in pictures]
         z, maps = latent_maps(
             traced, part, node, pooled, latent_batch_size, [features for features, _ in others]
         )

@@ -35,7 +35,7 @@ from xaiutils.attribution._grad_lam import (
     trace_encoder,
 )
 from xaiutils.attribution._grad_lam_decoder import checked_decoder
-from xaiutils.attribution._grad_lam_reference import compared_with, features_of, mean_of
+from xaiutils.attribution._grad_lam_reference import ReferenceFeatures, compared_with, mean_of
 from xaiutils.attribution._paths import gauss_legendre
 
 Number = Callable[[Tensor, Tensor], Tensor]
@@ -146,13 +146,14 @@ def grad_lam_covector(
     x, node = precise(x), layer_with_maps(traced, layer)
     _check_reference(reference, n_steps)
     pictures = compared_with(reference, x, code.shape[1], units, seed).pictures
+    features_of = ReferenceFeatures(traced, node)
     explained = _explained(target, traced, g, x, batch_size)
 
     def one_chunk(part: Tensor, numbers: Tensor, some: Resolved, *others: Tensor) -> CovectorMap:
         def covector(z: Tensor) -> Tensor:
             return _covector(g, z, target if callable(target) else some, numbers)
 
-        compared = [features_of(traced, node, other) for other in others]
+        compared = [features_of(other) for other in others]
         return _of_number(traced, node, part, covector, compared, n_steps, pooled)
 
     numbers = torch.arange(len(x), device=x.device)

@@ -77,31 +77,55 @@ def _checked_code(code: Tensor, latents: int) -> Tensor:
     return code
 
 
-def features_of(traced: graph.Graph, node: graph.Node, picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the feature maps and the code of a reference picture.
+class ReferenceFeatures:
+    """Runs the encoder on reference pictures; on one picture for the whole batch only once.
 
     Args:
         traced: The encoder.
         node: The layer that is read.
-        picture: (N, C, H, W); where it is one picture expanded, it is run once.
-
-    Returns:
-        (N, K, h, w) and (N, J), or (1, ...) for one picture.
-
-    Raises:
-        ValueError: If they are not finite.
     """
-    shared = picture.stride(0) == 0
-    record = traced.record(picture[:1] if shared else picture, keep=frozenset({node.index}))
-    features, code = record.value(node.index), record.output
-    if not bool(torch.isfinite(features).all() and torch.isfinite(code).all()):
-        raise ValueError("the encoder overflows on the reference: its code is not finite")
-    return features, code
+
+    def __init__(self, traced: graph.Graph, node: graph.Node) -> None:
+        self.traced, self.node = traced, node
+        self._shared: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the feature maps and the code of a reference picture.
+
+        Args:
+            picture: (N, C, H, W), a part of the batch; of one picture expanded every part is the
+                same, so what was found for the first part serves the others.
+
+        Returns:
+            (N, K, h, w) and (N, J), or (1, ...) for one picture.
+
+        Raises:
+            ValueError: If they are not finite.
+        """
+        if picture.stride(0) != 0:
+            return self._run(picture)
+        key = picture.data_ptr()  # the caller holds the picture as long as this is used
+        if key not in self._shared:
+            self._shared[key] = self._run(picture[:1])
+        return self._shared[key]
+
+    def _run(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        record = self.traced.record(picture, keep=frozenset({self.node.index}))
+        features, code = record.value(self.node.index), record.output
+        if not bool(torch.isfinite(features).all() and torch.isfinite(code).all()):
+            raise ValueError("the encoder overflows on the reference: its code is not finite")
+        return features, code
 
 
 def mean_of(parts: Sequence[Tensor]) -> Tensor:
-    """Return the mean of tensors for one reference each; of one, itself, to the last bit."""
-    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).mean(dim=0)
+    """Return the mean of tensors for one reference each; of one, itself, to the last bit.
+
+    Some may be for one picture, (1, ...), and some for each image, (N, ...).
+    """
+    if len(parts) == 1:
+        return parts[0]
+    images = max(len(part) for part in parts)
+    return torch.stack([part.expand(images, *part.shape[1:]) for part in parts]).mean(dim=0)
 
 
 # ---------------------------------------------------------------------------------- regions

@@ -15,6 +15,7 @@ from xaiutils.reproduce import (
     _dmbp,
     _dmbp_oracle,
     _grad_lam,
+    _grad_lam_matched,
     _judge,
     _known_truth,
     _measure,
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     _dmbp.add_command(commands)
     _dmbp_oracle.add_command(commands)
     _grad_lam.add_command(commands)
+    _grad_lam_matched.add_command(commands)
     _judge.add_command(commands)
     _known_truth.add_command(commands)
     _measure.add_command(commands)

@@ -45,6 +45,7 @@ class Job:
         images: All images of the run, (N, C, H, W) in [0, 1].
         layer: The layer of the encoder that is read.
         reference: The mean code of all images, (J,), which a removed latent takes.
+        spread: The standard deviation of the code over all images, (J,).
         fills: What replaces a region, by name.
         options: The command line.
     """
@@ -53,6 +54,7 @@ class Job:
     images: Tensor
     layer: str
     reference: Tensor
+    spread: Tensor
     fills: Mapping[str, evaluation.BlindFill]
     options: argparse.Namespace
 
@@ -63,7 +65,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     lam.add_argument("--work", type=Path, required=True, help="folder of the blocks")
     lam.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     lam.add_argument("--model", required=True, help="a name of models.available_autoencoders()")
-    lam.add_argument("--data", choices=tuple(_LOADERS), required=True)
+    lam.add_argument("--data", choices=tuple(LOADERS), required=True)
     lam.add_argument("--source", choices=data.SOURCES, default="auto", help="where data come from")
     lam.add_argument("--images", type=image_range, required=True, help="first:last[:stride]")
     lam.add_argument("--layer", required=True, help="the layer of the encoder that is read")
@@ -82,11 +84,11 @@ def run(options: argparse.Namespace) -> int:
     """Measure the blocks that are not there yet, then write the tables."""
     if options.model not in models.available_autoencoders():
         raise SystemExit(f"--model: choose from {', '.join(models.available_autoencoders())}.")
-    name, images = _LOADERS[options.data](options.images, options.source)
+    name, images = LOADERS[options.data](options.images, options.source)
     if len(images) < 2:
         raise SystemExit(f"--images: {len(images)} is too few for an interval; give at least two.")
     networks = {w: models.load_autoencoder(options.model, w) for w in ("pretrained", "random")}
-    trained, job = networks["pretrained"], _job(networks, images, options)
+    trained, job = networks["pretrained"], job_of(networks, images, options)
     plan = {
         "model": options.model,
         "weights": weights(trained, trained.source),
@@ -105,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 @torch.no_grad()
-def _job(
+def job_of(
     networks: Mapping[str, models.Autoencoder], images: Tensor, options: argparse.Namespace
 ) -> Job:
     codes = torch.cat([networks["pretrained"].encoder(part) for part in torch.split(images, 100)])
@@ -120,7 +122,8 @@ def _job(
     if wrong or not options.fills:
         raise SystemExit(f"--fills: {sorted(wrong)} unknown; choose from {', '.join(made)}.")
     fills = {name: made[name] for name in options.fills}
-    return Job(networks, images, options.layer, codes.mean(dim=0), fills, options)
+    mean, spread = codes.mean(dim=0), codes.std(dim=0)
+    return Job(networks, images, options.layer, mean, spread, fills, options)
 
 
 def _mnist(chosen: tuple[int, int, int], source: str) -> tuple[str, Tensor]:
@@ -135,7 +138,7 @@ def _tiny_imagenet(chosen: tuple[int, int, int], source: str) -> tuple[str, Tens
     return photographs.name, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
-_LOADERS: dict[str, Callable[[tuple[int, int, int], str], tuple[str, Tensor]]] = {
+LOADERS: dict[str, Callable[[tuple[int, int, int], str], tuple[str, Tensor]]] = {
     "mnist": _mnist,
     "tiny-imagenet": _tiny_imagenet,
 }
@@ -158,7 +161,7 @@ def measure(job: Job, block: range) -> dict[str, Tensor]:
         for fill in job.fills:
             maps[OCCLUSION] = occlusion(job, x, network, output, fill, block.start)
             for order in evaluation.ORDERS:
-                curves = _perturbed(job, x, maps, network, output, fill, order, block.start)
+                curves = perturbed(job, x, maps, network, output, fill, order, block.start)
                 for method, curve in curves.items():
                     found[f"area/{name}/{fill}/{order}/{method}"] = curve.aopc()
     return found
@@ -190,7 +193,7 @@ def reconstruction_change(autoencoder: models.Autoencoder, x: Tensor) -> evaluat
     return score
 
 
-def _perturbed(
+def perturbed(
     job: Job,
     x: Tensor,
     maps: Mapping[str, Tensor],
