@@ -1,0 +1,133 @@
+"""Make the book into a course: notebooks for students and teachers, sheets, questions.
+
+Everything goes into _build/teach and is made anew each time from the notebooks as they are:
+
+    student/     notebooks without solutions, with checks that can be called
+    teacher/     the same with solutions and outputs
+    sheets/      the exercises of a chapter to print (Markdown, HTML)
+    questions/   the question bank, folded (Markdown, HTML) and for Moodle (XML)
+
+Run as ``python book/_tools/teach.py``; with ``--page`` to write the tables of book/teach.md anew;
+with ``--seconds LOG ...`` to keep what `chapters.py` printed about the time that chapters take.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from teaching import editions, marks, pages, plain, questions, times
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUT = Path("_build/teach")
+SECONDS = Path("book/_tools/teaching/seconds.csv")
+COURSES = Path("book/questions/courses.yaml")
+PAGE = Path("book/teach.md")
+
+
+def chapters(root: Path = ROOT) -> list[marks.Chapter]:
+    """All chapters, cut at their marks, in the book's order.
+
+    Raises:
+        MarkError: The marks of one do not fit together.
+    """
+    return [marks.read(path) for path in sorted((root / "notebooks").glob("*.ipynb"))]
+
+
+def names(book: list[marks.Chapter], root: Path = ROOT) -> plain.Names:
+    """What every label of the book is called."""
+    return plain.name_all(book, root / "book/references.bib", pages="../../html/")
+
+
+def make(root: Path = ROOT, output: Path | None = None) -> Path:
+    """Make all products anew; the folder that they are in.
+
+    Raises:
+        MarkError: The marks of a chapter do not fit together, or a directive has no plain form.
+        QuestionError: A question does not keep to the schema.
+    """
+    output = output or root / OUTPUT
+    book = chapters(root)
+    called = names(book, root)
+    banks = {
+        int(p.stem): questions.read(p) for p in sorted((root / "book/questions").glob("*.yml"))
+    }
+    shutil.rmtree(output, ignore_errors=True)
+    for folder in ("student", "teacher", "sheets", "questions"):
+        (output / folder).mkdir(parents=True)
+    mathjax = pages.put_mathjax(root, output)
+    _make_editions(book, called, output)
+    for chapter, before in zip(book, pages.exercises_before(book), strict=True):
+        if chapter.exercises:
+            title = f"Exercises of chapter {chapter.number}"
+            sheet = pages.sheet(chapter, called, before)
+            _write_both(output / "sheets" / chapter.path.stem, title, sheet, mathjax)
+    for number, bank in banks.items():
+        target = output / "questions" / str(number)
+        _write_both(target, f"Questions {number}", questions.folded(number, bank), mathjax)
+        target.with_suffix(".xml").write_text(questions.moodle(number, bank), encoding="utf-8")
+    return output
+
+
+def _make_editions(book: list[marks.Chapter], called: plain.Names, output: Path) -> None:
+    checks: dict[str, Any] = {}
+    for chapter in book:
+        for kind, edition in (("student", editions.student), ("teacher", editions.teacher)):
+            try:
+                notebook = edition(chapter, called)
+            except marks.MarkError as error:
+                raise marks.MarkError(f"{chapter.path.name}: {error}") from None
+            nbformat.write(notebook, output / kind / chapter.path.name)
+        checks |= {number: c.stored() for number, c in editions.checks(chapter).items()}
+    for kind in ("student", "teacher"):
+        shutil.copy(Path(__file__).parent / "teaching/checks.py", output / kind)
+        (output / kind / "checks.json").write_text(json.dumps(checks, indent=1), encoding="utf-8")
+
+
+def _write_both(path: Path, title: str, markdown: str, mathjax: str) -> None:
+    path.with_suffix(".md").write_text(markdown, encoding="utf-8")
+    path.with_suffix(".html").write_text(pages.page(title, markdown, mathjax), encoding="utf-8")
+
+
+def renewed(page: str, root: Path = ROOT) -> str:
+    """The text of the page on teaching with its generated parts as they should be.
+
+    Raises:
+        ValueError: The page lacks the marks of a part.
+    """
+    seconds = times.read_seconds(root / SECONDS)
+    for name, block in times.blocks(chapters(root), root / COURSES, seconds).items():
+        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        before, found, rest = page.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise ValueError(f"{PAGE} has no part {begin.strip()} ... {end.strip()}")
+        page = before + begin + "\n" + block + "\n" + end + after
+    return page
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--page", action="store_true", help="write the tables of book/teach.md")
+    parser.add_argument("--seconds", nargs="+", type=Path, metavar="LOG", help="of chapters.py")
+    options = parser.parse_args()
+    try:
+        if options.seconds:
+            times.write_seconds(options.seconds, ROOT / SECONDS)
+        elif options.page:
+            text = renewed((ROOT / PAGE).read_text(encoding="utf-8"))
+            (ROOT / PAGE).write_text(text, encoding="utf-8")
+        else:
+            print(f"Made {make().relative_to(ROOT)}")
+    except (marks.MarkError, questions.QuestionError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

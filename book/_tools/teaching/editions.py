@@ -1,0 +1,172 @@
+"""Notebooks for students and for teachers, in plain Markdown."""
+
+import ast
+import base64
+import builtins
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from teaching.marks import Chapter, Exercise, is_code, names_loaded, names_stored
+from teaching.plain import Names, plain
+
+MOST_NAMES = 6  # a check that asks for more results would tell how to get there
+_STUDENT = """*Student edition.* The exercises have no solutions here. Where the answer can be \
+checked, the cell below yours calls the check: put your results in the place of the dots. Run from \
+top to bottom: what is not answered stops nothing. The files `checks.py` and `checks.json` belong \
+beside this notebook."""
+_TEACHER = """*Teacher's edition: with solutions.* It is the chapter of the book in Markdown that \
+every program shows."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """An exercise's check.
+
+    Attributes:
+        names: The results that it asks for.
+        code: Imports and assertions.
+    """
+
+    names: tuple[str, ...]
+    code: str
+
+    def stored(self) -> dict[str, Any]:
+        """As it is kept in ``checks.json``."""
+        return {"names": self.names, "code": base64.b64encode(self.code.encode()).decode()}
+
+    def call(self, number: str, answered: bool) -> str:
+        """The line that calls it."""
+        given = ", ".join(f"{name}={name if answered else '...'}" for name in self.names)
+        return f'check("{number}", {given})'
+
+
+def check_of(exercise: Exercise, known: set[str]) -> Check | None:
+    """The check of an exercise, from the assertions that end its solution.
+
+    None if it does not end in assertions, if these are about nothing that the solution has made,
+    or about too many things, or about something that another solution has made.
+
+    Args:
+        exercise: With its solution.
+        known: What the chapter has defined by then, see `known_to`.
+    """
+    statements = ast.parse(exercise.code).body
+    end = len(statements)
+    while end and isinstance(statements[end - 1], ast.Assert):
+        end -= 1
+    solution, assertions = statements[:end], statements[end:]
+    code = "\n".join(map(ast.unparse, assertions))
+    imports = [s for s in solution if isinstance(s, ast.Import | ast.ImportFrom)]
+    imported = names_stored("\n".join(map(ast.unparse, imports)))
+    made = _top_level([s for s in solution if s not in imports])
+    names = tuple(n for n in made if n in names_loaded(code) - imported)
+    if not 0 < len(names) <= MOST_NAMES:
+        return None
+    needed = [ast.unparse(s) for s in imports if names_stored(ast.unparse(s)) & names_loaded(code)]
+    if names_loaded(code) - imported - set(names) - known - set(dir(builtins)):
+        return None
+    return Check(names, "\n".join([*needed, code]))
+
+
+def known_to(chapter: Chapter, exercise: Exercise) -> set[str]:
+    """The names that the student's notebook has defined before an exercise."""
+    before = chapter.parts[: chapter.parts.index(exercise)]
+    cells = [p for p in before if not isinstance(p, Exercise) and is_code(p, "this-sample")]
+    return names_stored("\n".join(cell.source for cell in cells))
+
+
+def checks(chapter: Chapter) -> dict[str, Check]:
+    """The checks of a chapter by the number of their exercise."""
+    found = {e.number: check_of(e, known_to(chapter, e)) for e in chapter.exercises}
+    return {number: check for number, check in found.items() if check}
+
+
+def _top_level(statements: list[ast.stmt]) -> dict[str, None]:
+    """The names that statements store outside functions and classes, in order."""
+    found: dict[str, None] = {}
+    waiting: list[ast.AST] = list(reversed(statements))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = None
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found[node.id] = None
+        elif not isinstance(node, ast.Lambda | ast.comprehension):
+            waiting += reversed(list(ast.iter_child_nodes(node)))
+    return found
+
+
+def student(chapter: Chapter, names: Names) -> Any:
+    """A chapter without solutions, outputs, and assertions about the book's own text."""
+    cells, found = _opening(chapter, _STUDENT), checks(chapter)
+    for part in chapter.parts:
+        if isinstance(part, Exercise):
+            cells += _unanswered(part, found.get(part.number))
+        elif part.cell_type == "markdown":
+            cells.append(_plain_cell(part, names))
+        elif is_code(part, "this-sample"):
+            cells.append(_emptied(part))
+    return _notebook(chapter, cells)
+
+
+def teacher(chapter: Chapter, names: Names) -> Any:
+    """A chapter with its solutions and outputs, and with the answers handed to the checks."""
+    cells, found = _opening(chapter, _TEACHER), checks(chapter)
+    for part in [*chapter.parts, *chapter.closing]:
+        if isinstance(part, Exercise):
+            cells.append(new_markdown_cell("**Solution**", id=_id(part, "solution")))
+            cells += [_plain_cell(cell, names) for cell in part.solution]
+            if check := found.get(part.number):
+                cells.append(new_code_cell(check.call(part.number, True), id=_id(part, "check")))
+        else:
+            cells.append(_plain_cell(part, names))
+    notebook = _notebook(chapter, cells)
+    if "widgets" in chapter.notebook.metadata:
+        notebook.metadata.widgets = chapter.notebook.metadata.widgets
+    return notebook
+
+
+def _opening(chapter: Chapter, words: str) -> list[Any]:
+    return [
+        new_markdown_cell(words, id=f"{chapter.number}-edition"),
+        new_code_cell("from checks import check", id=f"{chapter.number}-checks"),
+    ]
+
+
+def _unanswered(exercise: Exercise, check: Check | None) -> list[Any]:
+    number = exercise.number
+    answer = f"# Your answer to exercise {number}\n"
+    if check:
+        answer += f"# Results that are checked: {', '.join(check.names)}\n"
+        last = check.call(number, False)
+    else:
+        last = f'print("{number}: not answered yet")  # take this line out when it is'
+    return [
+        new_code_cell(answer, id=_id(exercise, "answer")),
+        new_code_cell(last, id=_id(exercise, "check")),
+    ]
+
+
+def _id(exercise: Exercise, word: str) -> str:
+    return f"{exercise.chapter}-{word}-{exercise.place}"
+
+
+def _plain_cell(cell: Any, names: Names) -> Any:
+    cell = copy.deepcopy(cell)
+    if cell.cell_type == "markdown":
+        cell.source = plain(cell.source, names)
+    return cell
+
+
+def _emptied(cell: Any) -> Any:
+    cell = copy.deepcopy(cell)
+    cell.outputs, cell.execution_count = [], None
+    return cell
+
+
+def _notebook(chapter: Chapter, cells: list[Any]) -> Any:
+    metadata = {key: chapter.notebook.metadata[key] for key in ("kernelspec", "language_info")}
+    return new_notebook(cells=cells, metadata=copy.deepcopy(metadata))
