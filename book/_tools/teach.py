@@ -24,7 +24,7 @@ from teaching import editions, marks, pages, plain, questions, times
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path("_build/teach")
 SECONDS = Path("book/_tools/teaching/seconds.csv")
-COURSES = Path("book/questions/courses.yaml")
+COURSES = Path("book/_tools/teaching/courses.yml")
 PAGE = Path("book/teach.md")
 
 

@@ -19,7 +19,7 @@ from teaching.plain import LEFTOVERS
 # English non-fiction is read at 238 words a minute on average (Brysbaert 2019). A text with a proof
 # in it, and a pencil beside it, we put at half of that. The others are guesses too.
 WORDS_PER_MINUTE = 119
-MINUTES_PER_FORMULA = 2
+MINUTES_PER_FORMULA = 3
 MINUTES_PER_CELL = 1
 MINUTES_PER_EXERCISE = 20
 _RAN = re.compile(r"Executing notebooks/(\w+)\.ipynb \.\.\. (\d+) s")
@@ -94,7 +94,20 @@ def blocks(chapters: Sequence[Chapter], courses: Path, seconds: dict[str, int]) 
     times = {chapter.number: duration(chapter, seconds) for chapter in chapters}
     plans = yaml.safe_load(courses.read_text(encoding="utf-8"))
     shown = {f"course-{len(plan['sessions'])}": _course(plan, chapters, times) for plan in plans}
-    return {"model": _model(), "times": _times(chapters, times), **shown}
+    return {"model": _model(), "order": _order(chapters), "times": _times(chapters, times), **shown}
+
+
+def _order(chapters: Sequence[Chapter]) -> str:
+    """The chapters in steps: each needs only what stands in the lines above it."""
+    waiting = {chapter.number: set(needs(chapter)) for chapter in chapters}
+    lines: list[str] = []
+    while waiting:
+        ready = [number for number, needed in waiting.items() if not needed & waiting.keys()]
+        if not ready:
+            raise ValueError(f"the chapters {sorted(waiting)} need each other")
+        lines.append("   ".join(map(str, ready)))
+        waiting = {number: needed for number, needed in waiting.items() if number not in ready}
+    return "```text\n" + "\n".join(lines) + "\n```"
 
 
 def _model() -> str:
@@ -132,6 +145,7 @@ def _course(plan: dict[str, Any], chapters: Sequence[Chapter], times: dict[int, 
         home = f"exercises {', '.join(tasks)}; " if tasks else ""
         home += f"{minutes} min in all" if minutes else ""
         before = ", ".join(map(str, read)) or "nothing"
+        before += "".join(f" ({n} on trust: {why})" for n, why in session.get("trust", {}).items())
         rows.append(
             f"| {place} | {before} | {session['class']} | {session['goal']} | {home or 'nothing'} |"
         )
