@@ -7,6 +7,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const STEP_MS = 75;
   const LABEL_GAP = 14;
+  const NARROW = "(max-width: 640px)"; // as in front_door.css
   const PLACES = ["first", "second", "third", "fourth", "last"];
   const ORDERS = { morf: "most important first", lerf: "least important first" };
 
@@ -170,6 +171,8 @@
       }
       game.step = 0;
       showStep();
+      find("caveat").hidden = true;
+      find("verdict").textContent = `Each map erases its regions, ${ORDERS[game.order]} …`;
       game.timer = setInterval(() => {
         game.step += 1;
         if (game.step < data.steps) showStep();
@@ -206,8 +209,8 @@
       const parts = [
         "You bet on ",
         strong(data.names[method]),
-        `: ${PLACES[place]} of five`,
-        place ? `, behind ${data.names[maps[0].method]}. ` : ". ",
+        `: ${PLACES[place]} of five. `,
+        place ? `The first is ${data.names[maps[0].method]}. ` : "",
         `The score of “${photo().label}” goes from ${from} to ${to}. `,
         good < lot ? strong(byLot()) : "",
         trap(method, place, maps),
@@ -248,6 +251,9 @@
       });
       root.classList.add("fd-shown");
       find("turn").disabled = find("again").disabled = slider.disabled = false;
+      if (matchMedia(NARROW).matches) {
+        find("tiles").scrollIntoView({ behavior: still.matches ? "auto" : "smooth" });
+      }
       run();
     }
 
@@ -299,7 +305,7 @@
   }
 
   const letter = (i) => "ABCDE"[i];
-  const percent = (share) => `${(100 * share).toFixed(0)} %`;
+  const percent = (share) => `${(100 * share).toFixed(0)}\u00a0%`;
 
   function strong(text) {
     return Object.assign(document.createElement("strong"), { textContent: text });

@@ -190,6 +190,7 @@ def test_before_a_bet_no_name_is_shown(open_page):
     assert page.locator(".fd-tile").count() == 5
     assert page.locator(".fd-name:visible").count() == 0
     assert page.locator(".fd-chart path.fd-lot").first.is_visible()
+    assert "bet on" not in page.locator(".fd-verdict").inner_text()
     assert page.locator(".fd-turn").is_disabled()
 
 
@@ -207,7 +208,7 @@ def test_a_bet_gives_curves_erased_pictures_and_a_verdict(bet):
     if _best(first, "morf") is first["tiles"][0]:
         assert "first of five" in verdict
     else:
-        assert f"behind {MEASURED['names'][_best(first, 'morf')['method']]}" in verdict
+        assert f"The first is {MEASURED['names'][_best(first, 'morf')['method']]}" in verdict
     assert "One picture, one draw" in page.locator(".fd-caveat").inner_text()
     assert page.locator(".fd-name:visible").count() == 5
 

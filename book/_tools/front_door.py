@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar
 
 import yaml
@@ -28,6 +29,7 @@ RESULTS = ROOT / "results"
 STATIC = "../_static/front_door"
 CHAPTERS = "../notebooks"
 FIRST_CHAPTER = f"{CHAPTERS}/11_what_is_a_heatmap.html"
+SHORTEST, LONGEST = 40, 200  # characters of a description
 VERDICTS = {  # a mark, so that colour is never alone, and the name of its style
     "supported": ("✓", "supported"),
     "contradicted": ("✗", "contradicted"),
@@ -225,27 +227,32 @@ then erases what it calls important.</p>
  alt="Photograph: {first["name"]}"><img class="fd-lens"
  src="{STATIC}/{first["name"]}.webp" width="224" height="224" alt="Map over the photograph"></div>
 <figcaption>The network: <strong class="fd-class">{escape(first["label"])}</strong>,
-<span class="fd-probability">{first["probability"]:.0%}</span>
+<span class="fd-probability">{_percent(first["probability"])}</span>
 <span class="fd-credit">{_credit(first)}</span></figcaption></figure>
 <div class="fd-tiles" role="group" aria-label="Five heatmaps: which do you trust?">{tiles}</div>
 </div>
 <div class="fd-result" data-live hidden>
-<div><div class="fd-chart"></div>
+<div class="fd-race"><div class="fd-chart"></div>
 <label class="fd-scrub">erased <input type="range" min="0" max="{measured["steps"]}" value="0">
 <span class="fd-count"></span></label></div>
 <div><p class="fd-verdict" aria-live="polite"></p>
 <p class="fd-caveat" hidden>One picture, one draw of noise; the others can turn out otherwise.
 {_link("42_samek_reproduced", f"What {images} photographs say")}.</p>
-<div class="fd-buttons"><button type="button" class="fd-button fd-another">Another picture</button>
+</div></div>
+<div class="fd-buttons fd-play" data-live hidden>
+<button type="button" class="fd-button fd-another">Another picture</button>
 <button type="button" class="fd-button fd-turn" aria-pressed="false">Turn the test round</button>
-<button type="button" class="fd-button fd-again">Once more</button></div></div>
-</div>
-<div class="fd-buttons fd-way"><a class="fd-button fd-first" href="{FIRST_CHAPTER}">Why? Start with
-chapter 1</a>
+<button type="button" class="fd-button fd-again">Once more</button></div>
+<div class="fd-buttons"><a class="fd-button fd-first" href="{FIRST_CHAPTER}">Why? Start with the
+first chapter</a>
 <a class="fd-button" href="{CHAPTERS}/45_explorer.html">Erase and draw by hand</a></div>
 {_numbers(measured)}
 <script type="application/json">{_data(measured)}</script>
 </section>"""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _credit(photograph: Mapping[str, Any]) -> str:
@@ -261,7 +268,7 @@ def _tile(
     return f"""<button type="button" class="fd-tile" aria-pressed="false" disabled>
 <span class="fd-pictures"><img src="{source}" width="176" height="176" alt="Map {letter}">
 <canvas width="224" height="224" aria-hidden="true"></canvas></span>
-<span class="fd-letter">{letter}</span><span class="fd-name">{escape(name)}</span>
+<span><span class="fd-letter">{letter}</span> <span class="fd-name">{escape(name)}</span></span>
 <span class="fd-score"></span></button>"""
 
 
@@ -451,8 +458,13 @@ class FrontDoor(SphinxDirective):
 def add_its_files(
     app: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
 ) -> None:
-    """Style and script go to the page with the game alone."""
-    if document is not None and any("data-front-door" in n.astext() for n in _raw(document)):
+    """What a page is about, for a search or a link; style and script for the game's page alone."""
+    if document is None:
+        return
+    if "description" not in context["metatags"]:
+        context["metatags"] += described(document)
+    if any("data-front-door" in raw.astext() for raw in document.findall(nodes.raw)):
+        context["title"] = "Place your bet"  # the name of the book follows it in any case
         app.add_css_file("front_door.css")
         app.add_js_file("front_door.js", loading_method="defer")
         leave_out_formulas(context, document)
@@ -465,8 +477,13 @@ def leave_out_formulas(context: dict[str, Any], document: nodes.document) -> Non
         files[:] = [file for file in files if "mathjax" not in str(file.filename)]
 
 
-def _raw(document: nodes.document) -> list[nodes.raw]:
-    return list(document.findall(nodes.raw))
+def described(document: nodes.document) -> str:
+    """The description of a page: the words of its first paragraph that fit."""
+    texts = (" ".join(part.astext().split()) for part in document.findall(nodes.paragraph))
+    text = next((text for text in texts if len(text) >= SHORTEST), "")
+    short = escape(shorten(text, LONGEST, placeholder=" …"))
+    names = ('name="description"', 'property="og:description"')
+    return "".join(f'<meta {name} content="{short}" />\n' for name in names) if short else ""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
