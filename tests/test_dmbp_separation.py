@@ -51,9 +51,13 @@ def plain_loss(objective, evidence, whole):
     grids = [(w, o) for w in objective.windows for o in {0, w // 2}]
     for side, offset in grids:
         plus, minus = (window_sums(branch, side, offset) for branch in evidence)
-        wrong = (-plus).clamp(min=0) + minus.clamp(min=0)
-        both = torch.minimum(plus.clamp(min=0), (-minus).clamp(min=0))
-        loss = loss + (wrong + objective.overlap * both).sum(1) / len(grids)
+        wrong = [(-plus).clamp(min=0).sum(1), minus.clamp(min=0).sum(1)]
+        both = torch.minimum(plus.clamp(min=0), (-minus).clamp(min=0)).sum(1)
+        if objective.relative:  # times the scale, by which all is divided in the end
+            sizes = [branch.abs().sum(1) for branch in (plus, minus)]
+            wrong = [scale * part / size for part, size in zip(wrong, sizes, strict=True)]
+            both = scale * both / torch.minimum(*sizes)
+        loss = loss + (sum(wrong) + objective.overlap * both) / len(grids)
     offsets = {0, objective.coarse // 2}
     for offset in offsets:
         wanted = window_sums(target, objective.coarse, offset)
@@ -66,10 +70,17 @@ def plain_loss(objective, evidence, whole):
 
 
 @few
-@given(seeds, st.integers(4, 9), st.integers(4, 9), st.sampled_from(["maps", "inputs"]))
-def test_the_loss_and_its_gradient_are_those_of_a_plain_loop(seed, height, width, net):
+@given(
+    seeds,
+    st.integers(4, 9),
+    st.integers(4, 9),
+    st.sampled_from(["maps", "inputs"]),
+    st.booleans(),
+)
+def test_the_loss_and_its_gradient_are_those_of_a_plain_loop(seed, height, width, net, relative):
     torch.manual_seed(seed)
-    objective = Separation((1, 2, 3, 5), 3, overlap=0.7, fidelity=1.3, sparsity=0.2, net=net)
+    weights = {"overlap": 0.7, "fidelity": 1.3, "sparsity": 0.2}
+    objective = Separation((1, 2, 3, 5), 3, net=net, relative=relative, **weights)
     pixels = torch.randn(2, 2, 3, height, width, dtype=torch.float64, requires_grad=True)
     whole = Evidence(torch.randn_like(pixels[:1]), (), torch.randn_like(pixels[0, :, :1]))
     loss, slopes = objective.evaluate(Evidence(pixels.detach()), whole)
@@ -139,6 +150,31 @@ def test_the_present_objective_has_a_free_direction_and_this_one_has_none(seed, 
     torch.testing.assert_close(cost[1] - cost[0], expected[None])
 
 
+@many
+@given(seeds, st.floats(0.01, 0.99))
+def test_shares_reward_no_shrinking_and_are_zero_for_jordans_branches(seed, factor):
+    """Without the fidelity: both branches smaller by one factor, or one of them alone."""
+    torch.manual_seed(seed)
+    branches, target = torch.randn(2, 1, 6, dtype=torch.float64), torch.randn(1, 1, 6).double()
+    shares = Separation(windows=None, net="inputs", fidelity=0.0, relative=True)
+    loss = shares.evaluate(Evidence(branches), Evidence(target))[0]
+    smaller = shares.evaluate(Evidence(factor * branches), Evidence(target))[0]
+    torch.testing.assert_close(smaller, loss)
+    jordan = torch.cat([target.clamp(min=0), target.clamp(max=0)])
+    assert shares.evaluate(Evidence(jordan), Evidence(target))[0].item() == 0
+    plain = Separation(windows=None, net="inputs", fidelity=0.0)
+    cost = [plain.evaluate(Evidence(f * branches), Evidence(target))[0] for f in (1, factor)]
+    torch.testing.assert_close(cost[1], factor * cost[0])
+
+
+def test_shares_of_empty_branches_are_finite():
+    shares = Separation(windows=None, net="inputs", relative=True)
+    for target in (torch.zeros(1, 1, 6), torch.randn(1, 1, 6)):
+        loss, slopes = shares.evaluate(Evidence(torch.zeros(2, 1, 6)), Evidence(target))
+        assert loss.item() == pytest.approx(float(target.any()))
+        assert bool(torch.isfinite(slopes.pixels).all())
+
+
 def test_empty_branches_cost_the_fidelity():
     objective = Separation((1, 2), 2, overlap=5.0, fidelity=1.7, net="inputs")
     pixels = torch.randn(1, 2, 3, 4, 4, dtype=torch.float64)
@@ -154,10 +190,10 @@ def test_empty_branches_cost_the_fidelity():
 
 
 @few
-@given(seeds, st.sampled_from(["maps", "inputs"]))
-def test_the_mask_gradient_by_finite_differences(seed, net):
+@given(seeds, st.sampled_from(["maps", "inputs"]), st.booleans())
+def test_the_mask_gradient_by_finite_differences(seed, net, relative):
     network, x = random_network(seed)
-    objective = Separation((1, 3), 4, sparsity=0.1, net=net)
+    objective = Separation((1, 3), 4, sparsity=0.1, net=net, relative=relative)
     options = {"places": "layers", "biases": "masked", "needs_net": objective.needs_net()}
     parts = masked(network, x, 0, False, **options)
     assert_gradient_is_that_of_differences(parts, objective, seed, 1e-7, rtol=1e-4, atol=1e-6)

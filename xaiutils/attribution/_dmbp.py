@@ -144,8 +144,10 @@ def dmbp(
     interrupts.
 
     A search whose masks can travel all the way, over all filters of the network, with nothing put
-    aside, is ``dmbp(model, x, target, 200, objective=Separation(), places="layers",
-    biases="masked", softness=0.1, parameters="logits", learning_rate=0.2)``.
+    aside, is ``dmbp(model, x, target, 60, objective=Separation(net="inputs"), places="layers",
+    biases="masked", softness=0.1, parameters="logits", learning_rate=0.2)``. On networks of
+    photographs that objective empties a branch, and ``Separation((4, 9, 16), net="inputs",
+    relative=True)`` does not.
 
     Args:
         model: A network in evaluation mode that has something to mask at ``places``, and whose
@@ -319,7 +321,7 @@ def _explain(
 ) -> Disentangled:
     """Explain one chunk."""
     network = masked(x, explained)
-    masks, mappings, history = _optimised(network, objective, search)
+    masks, mappings, biases, history = _optimised(network, objective, search)
     positive, negative = mappings * x
     whole = network.whole_pixels
     layers = zip(network.gates, network.split(masks), strict=True)
@@ -333,31 +335,29 @@ def _explain(
         network.bias,
         network.output,
         history,
-        _bias_maps(network, masks),
+        _with_nuisance(network, biases),
     )
 
 
-def _bias_maps(network: Masked, masks: Tensor) -> Tensor | None:
-    """Return what the biases contribute to the branches and to the nuisance, (3, N, ...)."""
-    if network.whole_biases is None:
+def _with_nuisance(network: Masked, biases: Tensor | None) -> Tensor | None:
+    """Add to what the biases contribute to the branches (2, N, ...) the nuisance's: (3, N, ...)."""
+    if biases is None or network.whole_biases is None:
         return None
-    network.backward(masks, keep=False)
-    assert network.bias_maps is not None
-    nuisance = network.whole_biases - network.bias_maps.sum(0)
-    return torch.cat([network.bias_maps, nuisance[None]])
+    return torch.cat([biases, (network.whole_biases - biases.sum(0))[None]])
 
 
 def _optimised(
     network: Masked, objective: Objective, search: _Search
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the best masks (2, N, F), their mappings (2, N, ...) and all losses (N, steps + 1).
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Return the best masks (2, N, F), their mappings and bias maps, and all losses.
 
-    Every image has masks, moments and a best iterate of its own.
+    Every image has masks, moments and a best iterate of its own. The mappings are (2, N, ...), as
+    are the maps of the biases where those are masked inputs, and the losses (N, steps + 1).
     """
     masks = search.first(network)
     network.keep_slopes()
     moments = _Moments(masks)
-    best, best_mappings = masks, network.x.new_zeros(())
+    best, best_mappings, best_biases = masks, network.x.new_zeros(()), None
     losses: list[Tensor] = []
     for step in range(search.iterations + 1):
         mappings, evidence = network.backward(masks, keep=step < search.iterations)
@@ -365,12 +365,14 @@ def _optimised(
         better = loss < torch.stack(losses).amin(0) if losses else torch.ones_like(loss).bool()
         losses.append(loss)
         best = torch.where(better[:, None], masks, best)
-        best_mappings = torch.where(
-            better.reshape(-1, *[1] * (mappings.ndim - 2)), mappings, best_mappings
-        )
+        kept = better.reshape(-1, *[1] * (mappings.ndim - 2))
+        best_mappings = torch.where(kept, mappings, best_mappings)
+        if network.bias_maps is not None:
+            before = network.bias_maps if best_biases is None else best_biases
+            best_biases = torch.where(kept, network.bias_maps, before)
         if step < search.iterations:
             masks = search.moved(masks, network.mask_gradient(masks, slopes), moments, step)
-    return best, best_mappings, torch.stack(losses, 1)
+    return best, best_mappings, best_biases, torch.stack(losses, 1)
 
 
 class _Moments:

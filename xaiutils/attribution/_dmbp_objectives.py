@@ -232,6 +232,12 @@ class Separation(Objective):
     branches, which costs nothing in :class:`Purity`, here costs :math:`\omega g / s_T`. Two empty
     branches cost :math:`\gamma`.
 
+    *Relative.* In small windows what has the wrong sign may be many times :math:`s_T`, so that
+    masking everything away is the first thing that pays. With ``relative`` what has the wrong sign
+    is divided, grid by grid, by the size of its branch, :math:`\sum_w |S^\pm_w|`, and the overlap
+    by the smaller of the two sizes: shares in [0, 1], from which nothing is gained by shrinking a
+    branch. *L* is 0 for the same branches, but no longer bounds the distance from them.
+
     Attributes:
         windows: The sides of the windows, in pixels; None judges every entry of an input by itself,
             on the coarse grid as well.
@@ -244,6 +250,8 @@ class Separation(Objective):
             averages and one linear layer follow, it sums to the output but for the last bias.
             ``"inputs"``: the attributions of the unmasked network, :math:`J \odot x`, with the
             biases where they are masked inputs.
+        relative: Whether what has the wrong sign and what both claim are shares of the branches,
+            not of :math:`s_T`.
     """
 
     windows: tuple[int, ...] | None = (1, 4, 9, 16)
@@ -252,6 +260,7 @@ class Separation(Objective):
     fidelity: float = 1.0
     sparsity: float = 0.0
     net: Net = "maps"
+    relative: bool = False
 
     def __post_init__(self) -> None:
         _check_finite(overlap=self.overlap, fidelity=self.fidelity, sparsity=self.sparsity)
@@ -281,7 +290,7 @@ class Separation(Objective):
         loss = self.sparsity * pixels.abs().flatten(2).sum((0, 2))
         slope = self.sparsity * pixels.sign()
         for grid in fine:
-            part, found = _misplaced(grid.sums(pixels), self.overlap)
+            part, found = self._judged(grid.sums(pixels), scale)
             loss = loss + part / len(fine)
             slope = slope + grid.spread(found / len(fine), pixels.shape)
         for grid in coarse:
@@ -291,6 +300,14 @@ class Separation(Objective):
             found = (-weight * left.sign()).expand(len(pixels), *left.shape)
             slope = slope + grid.spread(found, pixels.shape)
         return loss / scale, Evidence(slope / scale.view(-1, *[1] * (pixels.ndim - 2)))
+
+    def _judged(self, sums: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Wrong signs and overlap in one grid, (N,), and the gradient; in units of the output."""
+        if not self.relative:
+            return _misplaced(sums, self.overlap)
+        loss, slope = _shares_misplaced(sums, self.overlap, _EMPTY * scale)
+        finite = scale.where(scale.isfinite(), 0)
+        return finite * loss, finite[:, None] * slope
 
     def _target(self, pixels: Tensor, whole: Evidence) -> Tensor:
         """Return the net evidence as attributions, (1, N, C, ...), its colours alike."""
@@ -337,6 +354,24 @@ def _misplaced(sums: Tensor, overlap: float) -> tuple[Tensor, Tensor]:
     least, slope = _overlapping(sums)
     loss = wrong.sum((0, 2)) + overlap * least.sum(-1)
     return loss, overlap * slope - sign * (wrong > 0)
+
+
+def _shares_misplaced(sums: Tensor, overlap: float, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`_misplaced`, in shares of the branches; of at least a floor (N,) each."""
+    sign, floor = branch_signs(sums), floor.where(floor.isfinite(), 1)
+    own = sums.abs().sum(-1)
+    size = own.maximum(floor)
+    grows = ((own > floor)[..., None] * sums.sign()) / size[..., None]  # d log(size)
+    wrong = (-sign * sums).relu()
+    part = wrong.sum(-1) / size
+    slope = -sign * (wrong > 0) / size[..., None] - part[..., None] * grows
+    least, of_least = _overlapping(sums)
+    smaller = size == size.amin(0)
+    smaller = (smaller / smaller.sum(0))[..., None]
+    claimed = least.sum(-1) / size.amin(0)
+    slope = slope + overlap * (of_least / size.amin(0)[..., None])
+    slope = slope - overlap * claimed[..., None] * smaller * grows
+    return part.sum(0) + overlap * claimed, slope
 
 
 def _overlapping(sums: Tensor) -> tuple[Tensor, Tensor]:

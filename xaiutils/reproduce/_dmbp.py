@@ -4,6 +4,7 @@
 on images to choose by, and once more on others to report. ``join`` puts blocks of ``samek run`` on
 the same images side by side, so that methods that were run apart can be compared image by image.
 ``account`` tells how much of an output the biases contribute, which no branch can hold.
+``separation`` is about searches whose masks can move, see :mod:`._dmbp_separation`.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from torch import Tensor
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.attribution import Disentangled, Extraction, FilterExtraction, Purity
 from xaiutils.attribution._dmbp_objectives import pool
-from xaiutils.reproduce import _samek_tables
+from xaiutils.reproduce import _dmbp_separation, _samek_tables
 from xaiutils.reproduce._explained import heatmap, inputs, weights
 from xaiutils.reproduce._options import (
     chosen,
@@ -70,6 +71,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     account.add_argument("--model", required=True, help="a name of models.available_classifiers()")
     account.add_argument("--images", type=image_range, required=True, help="first:last[:stride]")
     account.set_defaults(run=run_account)
+    _dmbp_separation.add_action(actions)
     dmbp = actions.add_parser("search", help="compare the objectives of DMBP")
     dmbp.add_argument("--work", type=Path, required=True, help="folder of the blocks")
     dmbp.add_argument("--out", type=Path, required=True, help="tables begin with this path")
