@@ -7,7 +7,7 @@ export XAIUTILS_OFFLINE := 1
 INSTALLED := $(VENV)/.installed
 LINTED := xaiutils book/_tools tests notebooks $(wildcard benchmarks)
 
-.PHONY: book test notebooks change serve lint clean
+.PHONY: book test notebooks change teach serve lint clean
 .DEFAULT_GOAL := book
 
 book: $(INSTALLED)  ## executes what is stale, then builds into _build/html
@@ -23,6 +23,9 @@ notebooks: $(INSTALLED)  ## executes every chapter in place
 
 change: $(INSTALLED)  ## executes every chapter on another sample: which statements still hold?
 	$(PY) book/_tools/change.py
+
+teach: $(INSTALLED)  ## notebooks for students and teachers, sheets, questions: into _build/teach
+	$(PY) book/_tools/teach.py
 
 serve:  ## shows the built book on this machine only
 	@test -f _build/html/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }

@@ -51,12 +51,3 @@ def test_all_photographs_are_credited_on_a_page():
         row = next(line for line in table.splitlines() if line.startswith(f"| {credit.name} |"))
         assert credit.licence in row
         assert credit.author.split(", flickr")[0] in row
-
-
-def test_commands_for_a_class_without_a_network_are_whole():
-    """No dots to be filled in, the project itself among the wheels, and what builds it."""
-    page = (README.parent / "book/how_to_use.md").read_text(encoding="utf-8")
-    commands = "".join(page.split("## Teach from it")[1].split("```")[1::2])
-    assert "..." not in commands
-    assert "pip wheel --no-deps -w wheels ." in commands
-    assert "--no-index --find-links wheels" in commands

@@ -73,18 +73,19 @@ def make(root: Path = ROOT, output: Path | None = None) -> Path:
 
 
 def _make_editions(book: list[marks.Chapter], called: plain.Names, output: Path) -> None:
-    checks: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
     for chapter in book:
+        found = editions.checks(chapter)
+        stored |= {number: check.stored() for number, check in found.items()}
         for kind, edition in (("student", editions.student), ("teacher", editions.teacher)):
             try:
-                notebook = edition(chapter, called)
+                notebook = edition(chapter, called, found)
             except marks.MarkError as error:
                 raise marks.MarkError(f"{chapter.path.name}: {error}") from None
             nbformat.write(notebook, output / kind / chapter.path.name)
-        checks |= {number: c.stored() for number, c in editions.checks(chapter).items()}
     for kind in ("student", "teacher"):
         shutil.copy(Path(__file__).parent / "teaching/checks.py", output / kind)
-        (output / kind / "checks.json").write_text(json.dumps(checks, indent=1), encoding="utf-8")
+        (output / kind / "checks.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
 
 
 def _write_both(path: Path, title: str, markdown: str, mathjax: str) -> None:

@@ -51,7 +51,7 @@ def check_of(exercise: Exercise, known: set[str]) -> Check | None:
 
     Args:
         exercise: With its solution.
-        known: What the chapter has defined by then, see `known_to`.
+        known: The names that the student's notebook has defined by then.
     """
     statements = ast.parse(exercise.code).body
     end = len(statements)
@@ -71,17 +71,17 @@ def check_of(exercise: Exercise, known: set[str]) -> Check | None:
     return Check(names, "\n".join([*needed, code]))
 
 
-def known_to(chapter: Chapter, exercise: Exercise) -> set[str]:
-    """The names that the student's notebook has defined before an exercise."""
-    before = chapter.parts[: chapter.parts.index(exercise)]
-    cells = [p for p in before if not isinstance(p, Exercise) and is_code(p, "this-sample")]
-    return names_stored("\n".join(cell.source for cell in cells))
-
-
 def checks(chapter: Chapter) -> dict[str, Check]:
     """The checks of a chapter by the number of their exercise."""
-    found = {e.number: check_of(e, known_to(chapter, e)) for e in chapter.exercises}
-    return {number: check for number, check in found.items() if check}
+    found: dict[str, Check] = {}
+    known: set[str] = set()
+    for part in chapter.parts:
+        if isinstance(part, Exercise):
+            if check := check_of(part, known):
+                found[part.number] = check
+        elif is_code(part, "this-sample"):
+            known |= names_stored(part.source)
+    return found
 
 
 def _top_level(statements: list[ast.stmt]) -> dict[str, None]:
@@ -99,9 +99,15 @@ def _top_level(statements: list[ast.stmt]) -> dict[str, None]:
     return found
 
 
-def student(chapter: Chapter, names: Names) -> Any:
-    """A chapter without solutions, outputs, and assertions about the book's own text."""
-    cells, found = _opening(chapter, _STUDENT), checks(chapter)
+def student(chapter: Chapter, names: Names, found: dict[str, Check]) -> Any:
+    """A chapter without solutions, outputs, and assertions about the book's own text.
+
+    Args:
+        chapter: The chapter.
+        names: What labels are called.
+        found: Its checks, see `checks`.
+    """
+    cells = _opening(chapter, _STUDENT)
     for part in chapter.parts:
         if isinstance(part, Exercise):
             cells += _unanswered(part, found.get(part.number))
@@ -112,9 +118,15 @@ def student(chapter: Chapter, names: Names) -> Any:
     return _notebook(chapter, cells)
 
 
-def teacher(chapter: Chapter, names: Names) -> Any:
-    """A chapter with its solutions and outputs, and with the answers handed to the checks."""
-    cells, found = _opening(chapter, _TEACHER), checks(chapter)
+def teacher(chapter: Chapter, names: Names, found: dict[str, Check]) -> Any:
+    """A chapter with its solutions and outputs, and with the answers handed to the checks.
+
+    Args:
+        chapter: The chapter.
+        names: What labels are called.
+        found: Its checks, see `checks`.
+    """
+    cells = _opening(chapter, _TEACHER)
     for part in [*chapter.parts, *chapter.closing]:
         if isinstance(part, Exercise):
             cells.append(new_markdown_cell("**Solution**", id=_id(part, "solution")))

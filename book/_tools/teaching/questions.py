@@ -11,9 +11,10 @@ A file ``book/questions/11.yml`` has the questions of chapter 11: a list whose e
     answers:   two or more, each with text and why; exactly one says `right: true`
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -125,8 +126,14 @@ def _answer(entry: Any, place: str) -> Answer:
 
 
 def folded(chapter: int, questions: Iterable[Question]) -> str:
-    """Questions as Markdown, their answers folded away without a script."""
-    return _FOLDED.render(chapter=chapter, questions=list(questions))
+    """Questions as Markdown, their answers folded away without a script, in an order by lot."""
+    drawn = [replace(q, answers=tuple(sorted(q.answers, key=_lot))) for q in questions]
+    return _FOLDED.render(chapter=chapter, questions=drawn)
+
+
+def _lot(answer: Answer) -> str:
+    """Where an answer stands: anywhere, but always in the same place."""
+    return hashlib.sha256(answer.text.encode()).hexdigest()
 
 
 def moodle(chapter: int, questions: Iterable[Question]) -> str:

@@ -149,4 +149,4 @@ def _course(plan: dict[str, Any], chapters: Sequence[Chapter], times: dict[int, 
         rows.append(
             f"| {place} | {before} | {session['class']} | {session['goal']} | {home or 'nothing'} |"
         )
-    return "\n".join(rows) + f"\n\nAt home in all: about {total / 60:.0f} h."
+    return "\n".join(rows) + (f"\n\nAt home in all: about {total / 60:.0f} h." if total else "")
