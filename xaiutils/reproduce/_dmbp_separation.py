@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from xaiutils.attribution._dmbp_objectives import Evidence, _Grid
 from xaiutils.reproduce._explained import heatmap, inputs, weights
 from xaiutils.reproduce._options import chosen, image_range, names, require_known, require_positive
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
-from xaiutils.reproduce._tables import interval, pair_row, write_table
+from xaiutils.reproduce._tables import pair_row, write_table
 from xaiutils.reproduce._work import by_blocks, keep_plan, there
 
 SEARCH: dict[str, Any] = {
@@ -66,6 +66,7 @@ FILLED = 0.01
 """A branch with a smaller share of the sizes of both is empty."""
 MARKED = 10
 """How many regions are replaced for sign validity."""
+_FEW = 10
 _BLOCK = 2  # images, each of which borrows the other's map
 
 
@@ -138,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
         measure = partial(_measure, options, classifier, images)
         found, measured = by_blocks(options.work, numbers, _BLOCK, measure), list(numbers)
     write_tables(options.out, found)
-    facts = plan | {"measured": measured}
+    facts = plan | {"measured": measured, "separate": SEPARATE, "filled": FILLED}
     command = command_line(leave_out=["--there"])
     write_json(options.out.with_name(f"{options.out.name}.json"), provenance(command, **facts))
     return 0
@@ -249,7 +250,7 @@ def _perturbed(
     lent = {f"{name}, borrowed": evaluation.borrowed(view) for name, view in negative.items()}
     for fill in fills:
         marked = partial(perturb, steps=MARKED, fill=fills[fill])
-        chance = _risen(marked(heatmaps=None, order="random"))
+        chance = _risen(marked(heatmaps={"": x}, order="random")[""])
         found[f"rise/{fill}/random/negative"] = chance
         curves = marked(heatmaps={**negative, **lent}, order="morf")
         for name in negative:
@@ -285,10 +286,21 @@ def write_tables(out: Path, found: Mapping[str, Tensor]) -> None:
         measure, fill, candidate, view = key.split("/")
         words = {"measure": measure, "fill": fill or "(none)", "candidate": candidate, "map": view}
         p_values = {"p_value": tests.get(key), "p_holm": corrected.get(key)}
-        rows.append(words | interval(values) | p_values)
+        rows.append(words | _interval(values) | p_values)
     write_table(out, "measures", rows)
     start = "abpc/uniform/"
     areas = {key.removeprefix(start): v for key, v in found.items() if key.startswith(start)}
     if areas:
-        pairs = evaluation.compare({key: v.double() for key, v in areas.items()})
+        judged = {key: values.double() for key, values in areas.items()}
+        pairs = evaluation.compare(judged, method=_method(found))
         write_table(out, "comparisons", [pair_row(pair) for pair in pairs])
+
+
+def _interval(values: Tensor) -> dict[str, Any]:
+    found = evaluation.bootstrap(values.double(), method=_method({"": values}))
+    return {"mean": found.mean, "low": found.low, "high": found.high, "images": found.images}
+
+
+def _method(found: Mapping[str, Tensor]) -> Literal["percentile", "t"]:
+    """The bootstrap is too short for fewer than ten images; Student's t is taken there."""
+    return "t" if len(next(iter(found.values()))) < _FEW else "percentile"
