@@ -124,6 +124,10 @@ def _interval(found: Mapping[str, str], places: int = 2) -> str:
     return f"[{float(found['low']):.{places}f}, {float(found['high']):.{places}f}]"
 
 
+def _photographs(found: Mapping[str, str]) -> str:
+    return f"{float(found['images']):.0f} photographs"
+
+
 def _link(page: str, text: str) -> str:
     return f'<a href="{CHAPTERS}/{page}.html">{text}</a>'
 
@@ -137,8 +141,9 @@ def _borrowed() -> Finding:
     lead = row(f"{name}-differences", **asked, method=method, first="own", second="borrowed")
     share = float(lent["mean"]) / float(own["mean"])
     sentence = (
-        f"A map of <em>another</em> photograph gets {share:.0%} of the fall that LRP's own map "
-        f"gets; its own is ahead by {float(lead['mean']):.2f} {_interval(lead)}. "
+        f"LRP's map of <em>another</em> photograph makes the score fall {_percent(share)} as far "
+        "as its map of the photograph itself, most important regions first; the difference is "
+        f"{float(lead['mean']):.2f} {_interval(lead)}, {_photographs(lead)}. "
         f"{_link('44_sanity_checks', 'Sanity checks')}"
     )
     return Finding(sentence, 0.2 < share < 0.8 and float(lead["low"]) > 0)
@@ -157,7 +162,7 @@ def _turned() -> Finding:
         "Turn the test round and its answer can turn too: gradient × input beats a borrowed map "
         f"by {float(most['mean']):.2f} {_interval(most)} with the most important regions erased "
         f"first; with the least important first it does worse, by {-float(least['mean']):.2f} "
-        f"[{-float(least['high']):.2f}, {-float(least['low']):.2f}]. "
+        f"[{-float(least['high']):.2f}, {-float(least['low']):.2f}], {_photographs(least)}. "
         f"{_link('41_region_perturbation', 'Region perturbation')}"
     )
     return Finding(sentence, float(most["low"]) > 0 > float(least["high"]))
@@ -171,7 +176,8 @@ def _ceiling() -> Finding:
     best = max(maps, key=lambda r: float(r["share"]))
     sentence = (
         f"The best of {len(maps)} maps reaches {float(best['share']):.0f} % {_interval(best, 0)} "
-        "of the lead over chance that the best order found by a search has. "
+        "of the lead over chance that the best order found by a search has, "
+        f"{_photographs(best)}. "
         f"{_link('44_sanity_checks', 'How far it is')}"
     )
     return Finding(sentence, float(best["high"]) < 50)
@@ -182,7 +188,8 @@ def _blind() -> Finding:
     found = row("blindness-efficientnet_lite0-likeness", method="guided_backprop", **asked)
     sentence = (
         "Ask guided backpropagation for a class of another photograph, and it draws nearly the "
-        f"same picture: cosine {float(found['mean']):.3f} {_interval(found, 3)}. "
+        f"same picture: cosine {float(found['mean']):.3f} {_interval(found, 3)}, "
+        f"{_photographs(found)}. "
         f"{_link('18_explain_a_difference', 'Explaining a difference')}"
     )
     return Finding(sentence, float(found["low"]) > 0.98)
@@ -195,7 +202,8 @@ def _ahead() -> Finding:
         f"{float(r['mean']):.2f} {_interval(r)} ({r['measure'].split(', ')[-1]})" for r in found
     )
     sentence = (
-        f"LRP is ahead of deconvolution, as was claimed, on both networks that decide: by {leads}. "
+        f"LRP is ahead of deconvolution, as was claimed, on both networks that decide: by {leads}, "
+        f"{_photographs(found[0])} each. "
         f"{_link('42_samek_reproduced', 'The contest repeated')}"
     )
     return Finding(sentence, len(found) == 2 and {r["verdict"] for r in found} == {"supported"})
