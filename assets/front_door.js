@@ -37,9 +37,8 @@
         const map = shown.tiles[i];
         const image = tile.querySelector("img");
         image.src = address(`${shown.name}-${map.method}`);
-        image.alt = "";
+        image.alt = map.says;
         tile.setAttribute("aria-pressed", "false");
-        tile.setAttribute("aria-label", `Map ${letter(i)}. ${map.says}`);
         tile.querySelector(".fd-name").textContent = data.names[map.method];
         tile.querySelector(".fd-score").textContent = "";
       });
@@ -103,7 +102,7 @@
     function drawChart() {
       const width = Math.max(find("chart").clientWidth, 260);
       const height = 210;
-      const room = { left: 28, right: 138, top: 20, bottom: 22 };
+      const room = { left: 28, right: 146, top: 20, bottom: 22 };
       const curves = photo().tiles.flatMap(({ morf, lerf }) => [...morf, ...lerf]);
       const every = [...photo().lot, ...curves];
       const [low, high] = [Math.min(...every), Math.max(...every)];
@@ -162,8 +161,15 @@
       }
     }
 
+    /** A phone shows a part of the game at a time. */
+    function bring(part) {
+      if (!matchMedia(NARROW).matches) return;
+      part.scrollIntoView({ behavior: still.matches ? "auto" : "smooth" });
+    }
+
     function run() {
       clearInterval(game.timer);
+      bring(find("tiles"));
       if (still.matches) {
         game.step = data.steps;
         finish();
@@ -246,14 +252,9 @@
       game.bet = i;
       tiles.forEach((tile, j) => {
         tile.setAttribute("aria-pressed", String(i === j));
-        const map = photo().tiles[j];
-        tile.setAttribute("aria-label", `Map ${letter(j)}, ${data.names[map.method]}. ${map.says}`);
       });
       root.classList.add("fd-shown");
       find("turn").disabled = find("again").disabled = slider.disabled = false;
-      if (matchMedia(NARROW).matches) {
-        find("tiles").scrollIntoView({ behavior: still.matches ? "auto" : "smooth" });
-      }
       run();
     }
 
@@ -270,6 +271,7 @@
       find("turn").setAttribute("aria-pressed", "false");
       showPhotograph();
       showStep();
+      bring(root);
     }
 
     function look(i) {

