@@ -18,6 +18,7 @@ from xaiutils.reproduce import (
     _grad_lam_matched,
     _judge,
     _known_truth,
+    _known_why,
     _measure,
     _picture,
     _samek,
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     _grad_lam_matched.add_command(commands)
     _judge.add_command(commands)
     _known_truth.add_command(commands)
+    _known_why.add_command(commands)
     _measure.add_command(commands)
     _picture.add_command(commands)
     _samek.add_command(commands)

@@ -11,6 +11,47 @@ from typing import Any
 
 import pandas as pd
 
+_WHOLE = {
+    "input_x_gradient": "gradient × input",
+    "smoothgrad_squared": "SmoothGrad, squared",
+    "deeplift": "DeepLIFT, rescale",
+    "deeplift_reveal_cancel": "DeepLIFT, reveal-cancel",
+    "fullgrad_signed": "FullGrad, signed",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "attn_lrp": "AttnLRP",
+    "lrp_epsilon_plus": "LRP, ε and z+",
+    "lrp_epsilon_plus_flat": "LRP, ε, z+ and flat",
+    "lrp_epsilon_gamma_box": "LRP, ε, γ and box",
+    "lrp_alpha2_beta1": "LRP, α2β1",
+    "lrp_alpha2_beta1_flat": "LRP, α2β1 and flat",
+    "lrp_z_plus": "LRP, z+",
+    "dmbp_greedy": "DMBP, greedy",
+    "dmbp_greedy_l2": "DMBP, greedy, norm",
+}
+_PARTS = {
+    "smoothgrad": "SmoothGrad", "vargrad": "VarGrad", "fullgrad": "FullGrad",
+    "grad_cam": "Grad-CAM", "xgrad_cam": "XGrad-CAM", "hires_cam": "HiResCAM",
+    "layer_cam": "LayerCAM", "score_cam": "Score-CAM", "ablation_cam": "Ablation-CAM",
+    "guided_grad_cam": "guided Grad-CAM",
+    "shapley": "Shapley values", "rise": "RISE", "lrp": "LRP", "clrp": "CLRP", "sglrp": "SGLRP",
+    "dmbp": "DMBP", "deconvnet": "deconvolution", "guided_backprop": "guided backpropagation",
+}  # fmt: skip
+_ENDINGS = {"l2": "norm", "epsilon": "ε", "gamma": "γ"}
+
+
+def readable(name: str) -> str:
+    """The name of a method as the text writes it: ``"hires_cam"`` is HiResCAM.
+
+    Args:
+        name: A key of `attribution.METHODS`. Any other loses its underscores.
+    """
+    first, _, last = name.rpartition("_")
+    if name in _WHOLE:
+        return _WHOLE[name]
+    if name not in _PARTS and first in _PARTS and last in _ENDINGS:
+        return f"{_PARTS[first]}, {_ENDINGS[last]}"
+    return _PARTS.get(name, name.replace("_", " "))
+
 
 def folder() -> Path:
     """Return the folder ``results/`` of the repository.

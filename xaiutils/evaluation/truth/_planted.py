@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,16 +25,24 @@ _STATEMENTS: dict[Rule, str] = {
 }
 
 
+Pooling = Literal["max", "mean"]
+_POOLS: dict[Pooling, type[nn.Module]] = {
+    "max": nn.AdaptiveMaxPool2d,
+    "mean": nn.AdaptiveAvgPool2d,
+}
+
+
 class PlantedCNN(nn.Module):
     """Two convolutions, two poolings, two linear layers: pictures (N, 1, 28, 28) to (N, K) logits.
 
     Args:
         classes: Their number K.
-        anywhere: Whether the last feature maps are reduced to their maxima, so that it does not
+        anywhere: Whether the last feature maps are reduced to one number each, so that it does not
             matter where something stands; else every place has weights of its own.
+        pooling: Which number: their maximum, which one place decides, or their mean.
     """
 
-    def __init__(self, classes: int, anywhere: bool = True) -> None:
+    def __init__(self, classes: int, anywhere: bool = True, pooling: Pooling = "max") -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
@@ -45,7 +53,7 @@ class PlantedCNN(nn.Module):
             nn.MaxPool2d(2),
         )
         wide = 32 if anywhere else 32 * 7 * 7
-        pooled = [nn.AdaptiveMaxPool2d(1)] if anywhere else []
+        pooled = [_POOLS[pooling](1)] if anywhere else []
         self.classifier = nn.Sequential(
             *pooled, nn.Flatten(), nn.Linear(wide, 32), nn.ReLU(), nn.Linear(32, classes)
         )
@@ -55,13 +63,16 @@ class PlantedCNN(nn.Module):
         return cast(Tensor, self.classifier(self.features(x)))
 
 
-def planted_network(rule: Rule, seed: int = 0, number: int = _TRAINED_ON) -> PlantedCNN:
+def planted_network(
+    rule: Rule, seed: int = 0, number: int = _TRAINED_ON, pooling: Pooling = "max"
+) -> PlantedCNN:
     """Train a network on pictures of a planted rule; the same seed gives the same network.
 
     Args:
         rule: One of `data.RULES`.
         seed: Of the pictures, the weights and their order.
         number: Of pictures to train on.
+        pooling: As in `PlantedCNN`.
 
     Returns:
         The network in evaluation mode. Whether it follows the rule is not known; `checks` asks.
@@ -69,7 +80,7 @@ def planted_network(rule: Rule, seed: int = 0, number: int = _TRAINED_ON) -> Pla
     pictures = planted(rule, number, seed=_SEEDS_APART * (seed + 1))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = PlantedCNN(pictures.classes, anywhere=rule != "suppressor")
+        network = PlantedCNN(pictures.classes, rule != "suppressor", pooling)
     plan = models.TrainingPlan(**_PLAN, seed=seed)  # type: ignore[arg-type]
     models.fit(network, _loss, pictures.images, pictures.labels, plan, progress=False)
     return network
