@@ -441,6 +441,29 @@ def test_the_rubric_adds_up():
     assert sum(map(int, re.findall(r"(\d+) %", parts))) == 100
 
 
+# The glossary
+
+TERM = re.compile(
+    r"^(\S.*)\n  (.+) Chapter \[(\d\d)\]\(\.\./notebooks/(\w+\.ipynb)\)\.$", re.MULTILINE
+)
+GLOSSARY = (teach.ROOT / "book/glossary.md").read_text(encoding="utf-8")
+
+
+def test_every_term_stands_in_the_chapter_that_it_names():
+    by_name = {chapter.path.name: chapter for chapter in BOOK}
+    terms = TERM.findall(GLOSSARY)
+    assert len(terms) == GLOSSARY.count("\n  ") > 50
+    for term, _, number, name in terms:
+        said = by_name[name].text.replace("$\\times$", "times").replace("*", "").lower()
+        assert term.lower() in said, term
+        assert int(number) == by_name[name].number
+
+
+def test_terms_are_sorted_and_given_once():
+    terms = [term.lower() for term, *_ in TERM.findall(GLOSSARY)]
+    assert terms == sorted(set(terms))
+
+
 @pytest.fixture(scope="module")
 def clf():
     return models.load_classifier("mnist_cnn")
