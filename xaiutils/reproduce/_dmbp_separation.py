@@ -15,6 +15,7 @@ both branches must hold something: at least ``FILLED`` of the sizes of both, wit
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -140,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
         found, measured = by_blocks(options.work, numbers, _BLOCK, measure), list(numbers)
     write_tables(options.out, found)
     facts = plan | {"measured": measured, "separate": SEPARATE, "filled": FILLED}
-    command = command_line(leave_out=["--there"])
+    command = command_line([word for word in sys.argv[1:] if word != "--there"])
     write_json(options.out.with_name(f"{options.out.name}.json"), provenance(command, **facts))
     return 0
 
