@@ -82,14 +82,19 @@ def test_a_map_that_marks_what_speaks_against_makes_the_output_rise():
     assert separation._risen(curves).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_goes_on_where_it_stopped_and_tables_can_be_made_of_what_is_there(tmp_path):
+def test_a_run_goes_on_where_it_stopped_and_tables_can_be_made_of_what_is_there(
+    tmp_path, monkeypatch
+):
+    typed = ["reproduce", "dmbp", "separation", "--there", "--work", "a", "--out", "b", "--steps=2"]
+    monkeypatch.setattr("sys.argv", typed)
     run(tmp_path)
     blocks = sorted((tmp_path / "work").glob("*.safetensors"))
     blocks[1].unlink()
     time = blocks[0].stat().st_mtime_ns
     run(tmp_path, "--there")
-    assert json.loads((tmp_path / "table.json").read_text())["measured"] == [2, 3]
-    assert "--there" not in json.loads((tmp_path / "table.json").read_text())["command"]
+    record = json.loads((tmp_path / "table.json").read_text())
+    assert record["measured"] == [2, 3]
+    assert record["command"] == "python -m xaiutils.reproduce dmbp separation --steps=2"
     run(tmp_path)
     assert blocks[0].stat().st_mtime_ns == time
     assert blocks[1].exists()
