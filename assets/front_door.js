@@ -300,8 +300,6 @@
     find("picture").addEventListener("load", showStep);
     new ResizeObserver(drawChart).observe(find("chart"));
 
-    root.classList.add("fd-playing");
-    for (const hidden of root.querySelectorAll("[data-live][hidden]")) hidden.hidden = false;
     showPhotograph();
     showStep();
   }

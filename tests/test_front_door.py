@@ -331,6 +331,7 @@ def test_it_works_from_a_file(browser, book, scripts):
         else:
             assert page.locator(".fd-name:visible").count() == 5
             assert page.locator(".fd-first").is_visible()
+            assert page.locator(".fd-live:visible").count() == 0
             widths = "images => images.map((image) => image.naturalWidth)"
             assert set(page.locator(".fd-tile img").evaluate_all(widths)) == {176}
         assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
@@ -345,8 +346,20 @@ def test_the_page_is_light(open_page):
     assert page.locator('script[src*="mathjax"]').count() == 0
 
 
+def test_nothing_jumps_while_the_page_opens(open_page):
+    page = open_page(PAGE)
+    shifts = page.evaluate("""() => new Promise((resolve) => {
+      let sum = 0;
+      const add = (list) => list.getEntries().forEach((shift) => { sum += shift.value; });
+      new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
+      setTimeout(() => resolve(sum), 500);
+    })""")
+    assert shifts <= 0.05
+
+
 def test_a_page_says_what_it_is_about(open_page):
     described = 'meta[name="description"]'
     for page in (open_page(PAGE), open_page("book/notation")):
         assert page.locator(described).count() == 1
         assert len(page.locator(described).get_attribute("content")) > front_door.SHORTEST
+        assert page.locator('meta[property="og:title"]').count() == 1

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import yaml
 from docutils import nodes
+from markupsafe import Markup
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -239,17 +240,19 @@ then erases what it calls important.</p>
 <span class="fd-credit">{_credit(first)}</span></figcaption></figure>
 <div class="fd-tiles" role="group" aria-label="Five heatmaps: which do you trust?">{tiles}</div>
 </div>
-<noscript><p>Scripts are off, so nothing is erased here. What each map scored stands below,
-among all numbers.</p></noscript>
-<div class="fd-result" data-live hidden>
+<noscript><style>.fd-live {{ display: none !important; }}
+.front-door .fd-name {{ display: inline !important; }}</style>
+<p>Scripts are off, so nothing is erased here. What each map scored stands below, among all
+numbers.</p></noscript>
+<div class="fd-result fd-live">
 <div class="fd-race"><div class="fd-chart"></div>
 <label class="fd-scrub">erased <input type="range" min="0" max="{measured["steps"]}" value="0">
-<span class="fd-count"></span></label></div>
-<div><p class="fd-verdict" aria-live="polite"></p>
+<span class="fd-count">0 of {measured["regions"]} regions</span></label></div>
+<div><p class="fd-verdict" aria-live="polite">Nothing is erased yet. Your bet?</p>
 <p class="fd-caveat" hidden>One picture, one draw of noise; the others can turn out otherwise.
 {_link("42_samek_reproduced", f"What {images} photographs say")}.</p>
 </div></div>
-<div class="fd-buttons fd-play" data-live hidden>
+<div class="fd-buttons fd-play fd-live">
 <button type="button" class="fd-button fd-another">Another picture</button>
 <button type="button" class="fd-button fd-turn" aria-pressed="false">Turn the test round</button>
 <button type="button" class="fd-button fd-again">Once more</button></div>
@@ -473,7 +476,7 @@ def add_its_files(
     if document is None:
         return
     if "description" not in context["metatags"]:
-        context["metatags"] += described(document)
+        context["metatags"] += described(document, context["title"])
     if any("data-front-door" in raw.astext() for raw in document.findall(nodes.raw)):
         context["title"] = "Place your bet"  # the name of the book follows it in any case
         app.add_css_file("front_door.css")
@@ -488,13 +491,20 @@ def leave_out_formulas(context: dict[str, Any], document: nodes.document) -> Non
         files[:] = [file for file in files if "mathjax" not in str(file.filename)]
 
 
-def described(document: nodes.document) -> str:
-    """The description of a page: the words of its first paragraph that fit."""
+def described(document: nodes.document, title: str) -> str:
+    """The description of a page, for searches and links: as much of its first paragraph as fits."""
     texts = (" ".join(part.astext().split()) for part in document.findall(nodes.paragraph))
     text = next((text for text in texts if len(text) >= SHORTEST), "")
     short = escape(shorten(text, LONGEST, placeholder=" …"))
-    names = ('name="description"', 'property="og:description"')
-    return "".join(f'<meta {name} content="{short}" />\n' for name in names) if short else ""
+    if not short:
+        return ""
+    plain = escape(Markup(title).striptags())
+    tags = {
+        'name="description"': short,
+        'property="og:title"': plain,
+        'property="og:description"': short,
+    }
+    return "".join(f'<meta {name} content="{content}" />\n' for name, content in tags.items())
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
