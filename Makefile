@@ -7,7 +7,7 @@ export XAIUTILS_OFFLINE := 1
 INSTALLED := $(VENV)/.installed
 LINTED := xaiutils book/_tools tests notebooks $(wildcard benchmarks)
 
-.PHONY: book test notebooks change teach serve lint clean
+.PHONY: book test notebooks change teach test-teach serve lint clean
 .DEFAULT_GOAL := book
 
 book: $(INSTALLED)  ## executes what is stale, then builds into _build/html
@@ -26,6 +26,9 @@ change: $(INSTALLED)  ## executes every chapter on another sample: which stateme
 
 teach: $(INSTALLED)  ## notebooks for students and teachers, sheets, questions: into _build/teach
 	$(PY) book/_tools/teach.py
+
+test-teach: $(INSTALLED)  ## executes both editions of every chapter: do the book's answers pass?
+	$(PY) book/_tools/teach.py --run
 
 serve:  ## shows the built book on this machine only
 	@test -f _build/html/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }

@@ -18,7 +18,7 @@ import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
-from teaching import checks, editions, marks, pages, plain, questions, times
+from teaching import checks, editions, marks, pages, plain, questions, running, times
 
 from xaiutils import attribution, evaluation, models
 
@@ -201,6 +201,19 @@ def test_check_says_what_is_missing_and_what_went_wrong(root, monkeypatch):
     monkeypatch.setattr(checks, "__file__", str(teach.make(root) / "student/checks.py"))
     assert checks.verdict("10.1", {}, {}) == "give total=... too"
     assert "TypeError" in checks.verdict("10.1", {"total": "five"}, {})
+
+
+def test_both_editions_run(root, capsys):
+    assert teach.run(teach.make(root), [])
+    assert capsys.readouterr().out == "student/10_sums: runs\nteacher/10_sums: runs\n"
+
+
+def test_running_notices_an_answer_that_is_not_right(root):
+    path = teach.make(root) / "teacher/10_sums.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("total=total", "total=7"))
+    assert list(running.complaints(path)) == [
+        'check("10.1", total=7) says: 10.1: not right yet. Add!'
+    ]
 
 
 def _unclosed(cells):

@@ -8,7 +8,8 @@ Everything goes into _build/teach and is made anew each time from the notebooks 
     questions/   the question bank, folded (Markdown, HTML) and for Moodle (XML)
 
 Run as ``python book/_tools/teach.py``; with ``--page`` to write the tables of book/teach.md anew;
-with ``--seconds LOG ...`` to keep what `chapters.py` printed about the time that chapters take.
+with ``--seconds LOG ...`` to keep what `chapters.py` printed about the time that chapters take;
+with ``--run`` to execute both editions of all chapters, or of those whose numbers follow (long).
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from teaching import editions, marks, pages, plain, questions, times
+from teaching import editions, marks, pages, plain, questions, running, times
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path("_build/teach")
@@ -93,6 +94,17 @@ def _write_both(path: Path, title: str, markdown: str, mathjax: str) -> None:
     path.with_suffix(".html").write_text(pages.page(title, markdown, mathjax), encoding="utf-8")
 
 
+def run(output: Path, numbers: list[int]) -> bool:
+    """Execute both editions of some chapters (none: of all), saying so; whether all is well."""
+    well = True
+    for path in sorted(output.glob("*/*.ipynb")):
+        if not numbers or int(path.stem[:2]) in numbers:
+            found = list(running.complaints(path))
+            print(f"{path.parent.name}/{path.stem}:", "\n".join(found) or "runs", flush=True)
+            well = well and not found
+    return well
+
+
 def renewed(page: str, root: Path = ROOT) -> str:
     """The text of the page on teaching with its generated parts as they should be.
 
@@ -115,6 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--page", action="store_true", help="write the tables of book/teach.md")
     parser.add_argument("--seconds", nargs="+", type=Path, metavar="LOG", help="of chapters.py")
+    parser.add_argument("--run", nargs="*", type=int, metavar="CHAPTER", help="execute them")
     options = parser.parse_args()
     try:
         if options.seconds:
@@ -123,7 +136,9 @@ def main() -> int:
             text = renewed((ROOT / PAGE).read_text(encoding="utf-8"))
             (ROOT / PAGE).write_text(text, encoding="utf-8")
         else:
-            print(f"Made {make().relative_to(ROOT)}")
+            output = make()
+            print(f"Made {output}")
+            return 0 if options.run is None or run(output, options.run) else 1
     except (marks.MarkError, questions.QuestionError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
