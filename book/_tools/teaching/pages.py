@@ -28,6 +28,8 @@ Name: ________________________ &nbsp; Date: ______________
 
 *On the pages of the book, which count through all chapters, this is exercise {{ counted }}.*
 
+<div class="room"></div>
+
 {% endfor %}
 """)
 _PAGE = Environment(autoescape=True).from_string("""\
@@ -42,7 +44,7 @@ body { font: 1rem/1.5 sans-serif; max-width: 44rem; margin: 1.5rem auto; padding
 details { margin: 0.5rem 0 1.5rem; }
 summary { cursor: pointer; }
 h2 { margin-top: 2.5rem; break-after: avoid; }
-@media print { h2 + p { break-inside: avoid; } h2 ~ p:last-of-type { margin-bottom: 6rem; } }
+@media print { h2 + p { break-inside: avoid; } .room { height: 9rem; } }
 </style>
 <script src="{{ mathjax }}" defer></script>
 </head>
