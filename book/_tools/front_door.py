@@ -69,6 +69,14 @@ PARTS: dict[
         "What do tests of heatmaps reward, and how far can they be trusted?",
         {},
     ),
+    "The answer": (
+        "Which heatmap for which question, and what can nobody say yet?",
+        {
+            "chelsea": "a photograph",
+            "chelsea-grad_cam": "Grad-CAM",
+            "chelsea-lrp_epsilon_plus": "LRP",
+        },
+    ),
 }
 SHOWN = {"lrp_epsilon_plus": "LRP", "grad_cam": "Grad-CAM", "deconvnet": "deconvolution"}
 
@@ -418,7 +426,7 @@ def ways() -> str:
         ("Run", "how_to_use.html#run-it", "How to run it", "Two commands on a laptop; no GPU."),
         (
             "Teach",
-            "how_to_use.html#teach-from-it",
+            "teach.html",
             "How to teach from it",
             "Exercises with solutions that run, and a way for classes without a network.",
         ),
