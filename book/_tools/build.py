@@ -18,7 +18,7 @@ import vendor
 ROOT = Path(__file__).resolve().parents[2]
 HTML = Path("_build/html")
 STAMP = HTML / ".inputs"
-INPUTS = ("book", "notebooks", "assets", "xaiutils", "_config.yml", "_toc.yml")
+INPUTS = ("book", "notebooks", "assets", "results", "xaiutils", "_config.yml", "_toc.yml")
 
 
 def build(root: Path = ROOT) -> bool:
