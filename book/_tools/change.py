@@ -24,7 +24,6 @@ from typing import Any
 
 import chapters
 import nbformat
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat.v4 import new_code_cell
 
@@ -89,15 +88,7 @@ def run(path: Path, sample: dict[str, int]) -> list[str]:
     exempt = sorted(_assigned(notebook, "some-classes"))
     tools = str(Path(__file__).parent)
     notebook.cells.append(new_code_cell(_AUDIT.format(folder=tools, exempt=exempt)))
-    client = NotebookClient(
-        notebook,
-        kernel_name="python3",
-        kernel_manager_class=chapters.OwnKernel,
-        extra_arguments=["--IPKernelApp.log_level=40"],
-        timeout=chapters.CELL_TIMEOUT,
-        resources={"metadata": {"path": str(path.parent)}},
-    )
-    client.execute()
+    chapters.run(notebook, path.parent)
     shown = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
     return shown.split("\n")[:-1]
 

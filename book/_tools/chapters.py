@@ -109,6 +109,24 @@ def imported_files(code: str, root: Path = ROOT) -> set[Path]:
     return found
 
 
+def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Execute a notebook in memory, as if it lay in a folder.
+
+    Raises:
+        CellExecutionError: A cell raises.
+        CellTimeoutError: A cell takes longer than `CELL_TIMEOUT`.
+    """
+    NotebookClient(
+        notebook,
+        kernel_name="python3",
+        kernel_manager_class=OwnKernel,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+        timeout=CELL_TIMEOUT,
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+    ).execute()
+
+
 def execute(path: Path, root: Path = ROOT) -> None:
     """Run a notebook from top to bottom and write it back; untouched if a cell raises.
 
@@ -118,15 +136,7 @@ def execute(path: Path, root: Path = ROOT) -> None:
     """
     notebook = nbformat.read(path, as_version=4)
     before = fingerprint(notebook, root)
-    NotebookClient(
-        notebook,
-        kernel_name="python3",
-        kernel_manager_class=OwnKernel,
-        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
-        timeout=CELL_TIMEOUT,
-        record_timing=False,
-        resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
+    run(notebook, path.parent)
     notebook.metadata.update(METADATA, **{PACKAGE: {"fingerprint": before}})
     half_written = path.with_suffix(".tmp")
     half_written.write_text(_without_traces(notebook, root), encoding="utf-8")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import chapters
 import nbformat
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 VERDICTS = {"student": "not answered yet", "teacher": "right"}
@@ -22,16 +21,8 @@ def complaints(path: Path) -> Iterator[str]:
         edition that there is no answer yet, in the teacher's that the answer is right.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        kernel_name="python3",
-        kernel_manager_class=chapters.OwnKernel,
-        extra_arguments=["--IPKernelApp.log_level=40"],
-        timeout=chapters.CELL_TIMEOUT,
-        resources={"metadata": {"path": str(path.parent)}},
-    )
     try:
-        client.execute()
+        chapters.run(notebook, path.parent)
     except (CellExecutionError, CellTimeoutError) as error:
         yield str(error)
         return
