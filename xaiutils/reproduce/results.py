@@ -6,6 +6,7 @@
 """
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +55,39 @@ def readable(name: str) -> str:
 
 
 def folder() -> Path:
-    """Return the folder ``results/`` of the repository.
+    """Return the folder of the tables: ``results/`` of the repository, or what was installed.
 
     It is looked for in the working directory and above it, then beside the package, so that a
-    notebook finds it wherever it was started.
+    notebook finds the repository's wherever it was started; then among the files of the installed
+    package, which carries a copy for those who have no repository.
 
     Raises:
-        FileNotFoundError: If there is none, because the package was installed without the book.
+        FileNotFoundError: If there is none of them.
     """
     here = Path.cwd()
     for parent in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if (parent / "results").is_dir() and (parent / "_toc.yml").exists():
             return parent / "results"
+    if installed := _installed():
+        return installed
     raise FileNotFoundError(
-        "the folder results/ is not here: it belongs to the repository of the book, not to the "
-        "package. Clone the repository and work inside it."
+        "the folder results/ is not here: neither around the working directory, nor in the "
+        "installed package. Install the package anew, or work inside a copy of the repository."
     )
+
+
+def _installed() -> Path | None:
+    """The folder that a wheel brought (pyproject.toml: data-files); an editable install has none.
+
+    The list of installed files is asked, for where such files go depends on how pip was called.
+    """
+    try:
+        files = metadata.files("xaiutils") or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = (file for file in files if file.parts[-4:-1] == ("share", "xaiutils", "results"))
+    first = next(found, None)
+    return None if first is None else Path(str(first.locate())).resolve().parent
 
 
 def table(name: str) -> pd.DataFrame:
