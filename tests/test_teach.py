@@ -18,7 +18,7 @@ import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
-from teaching import checks, editions, marks, pages, plain, questions, running, times
+from teaching import checks, editions, marks, plain, questions, running, times
 
 from xaiutils import attribution, evaluation, models
 
@@ -132,7 +132,8 @@ def test_most_exercises_have_a_check():
 
 # A chapter made for the purpose
 
-EXERCISE = "```{exercise}\n:label: ex-sum\nAdd 2 and 3.\n```"
+MARK = "Pencil · level 1 · 10 min · 2 points"
+EXERCISE = f"```{{exercise}} {MARK}\n:label: ex-sum\nAdd 2 and 3.\n```"
 START = "````{solution-start} ex-sum\n:class: dropdown\n````"
 END = "````{solution-end}\n````"
 
@@ -145,7 +146,9 @@ def notebook():
         new_markdown_cell(
             f"## Exercises\n\n{EXERCISE}\n\n{START}\nBy {{prf:ref}}`thm-sum` it is 5."
         ),
-        new_code_cell("import math\n\ntotal = sum(numbers)\nassert math.isclose(total, 5), 'Add!'"),
+        new_code_cell("import math\n\ntotal = sum(numbers)", metadata={"tags": ["answer"]}),
+        new_code_cell("assert math.isclose(total, 5), 'Add!'", metadata={"tags": ["check"]}),
+        new_markdown_cell("The product, `total=2 * 3`.", metadata={"tags": ["wrong"]}),
         new_markdown_cell(f"{END}\n\n## References"),
         new_code_cell("assert numbers"),
     ]
@@ -169,7 +172,7 @@ def test_solution_and_closing_are_cut(root):
     sources = [cell.source for cell in nbformat.read(folder / "10_sums.ipynb", 4).cells]
     assert "> **Theorem 10.1 (Sums).**\n>\n> $1 + 1 = 2$" in sources[2]
     assert sources[4:] == [
-        "## Exercises\n\n### Exercise 10.1\n\nAdd 2 and 3.",
+        f"## Exercises\n\n### Exercise 10.1\n\n*{MARK}*\n\nAdd 2 and 3.",
         "# Your answer to exercise 10.1\n# Results that are checked: total\n",
         'check("10.1", total=...)',
         "## References",
@@ -208,6 +211,35 @@ def test_both_editions_run(root, capsys):
     assert capsys.readouterr().out == "student/10_sums: runs\nteacher/10_sums: runs\n"
 
 
+def test_running_notices_a_wrong_answer_that_passes(root):
+    path = teach.make(root) / "teacher/10_sums.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("total=2 * 3)", "total=2 + 3)"))
+    assert list(running.complaints(path)) == ['check("10.1", total=2 + 3) says: 10.1: right']
+
+
+def test_points_are_level_and_tens_of_minutes():
+    assert [marks.points(level, minutes) for level, minutes in ((1, 5), (2, 20), (3, 60))] == [
+        1,
+        4,
+        9,
+    ]
+
+
+def test_what_the_reader_brings_is_read():
+    title = "Change it, your own picture · level 2 · 20 min · 4 points"
+    cell = new_markdown_cell(EXERCISE.replace(MARK, title))
+    chapter = marks.Chapter(Path("notebooks/10_sums.ipynb"), None, [], [], [])
+    (found,) = marks._exercises(cell.source, chapter)
+    assert (found.kind, found.own, found.level, found.minutes, found.points) == (
+        "change it",
+        "picture",
+        2,
+        20,
+        4,
+    )
+    assert found.mark == title
+
+
 def test_running_notices_an_answer_that_is_not_right(root):
     path = teach.make(root) / "teacher/10_sums.ipynb"
     path.write_text(path.read_text(encoding="utf-8").replace("total=total", "total=7"))
@@ -217,7 +249,7 @@ def test_running_notices_an_answer_that_is_not_right(root):
 
 
 def _unclosed(cells):
-    cells[4].source = "## References"
+    cells[6].source = "## References"
 
 
 def _unopened(cells):
@@ -225,7 +257,7 @@ def _unopened(cells):
 
 
 def _nested(cells):
-    cells[4].source = START
+    cells[6].source = START
 
 
 def _other_label(cells):
@@ -233,11 +265,11 @@ def _other_label(cells):
 
 
 def _unsolved(cells):
-    cells[4].source = f"{END}\n\n{EXERCISE.replace('ex-sum', 'ex-more')}"
+    cells[6].source = f"{END}\n\n{EXERCISE.replace('ex-sum', 'ex-more')}"
 
 
 def _twice(cells):
-    cells[4].source = f"{END}\n\n{EXERCISE}"
+    cells[6].source = f"{END}\n\n{EXERCISE}"
 
 
 def _unlabelled(cells):
@@ -248,9 +280,69 @@ def _inline(cells):
     cells[2].source = cells[2].source.replace(START, f"Here: {START}")
 
 
+def _titled(title):
+    def damage(cells):
+        cells[2].source = cells[2].source.replace(MARK, title)
+
+    return damage
+
+
+def _untagged(cells):
+    cells[3].metadata = {}
+
+
+def _tagged_twice(cells):
+    cells[3].metadata.tags = ["answer", "check"]
+
+
+def _asserting(cells):
+    cells[3].source += "\nassert total"
+
+
+def _computing(cells):
+    cells[4].source = "total = 5\nassert total"
+
+
+def _answered_late(cells):
+    cells[3], cells[4] = cells[4], cells[3]
+
+
+def _unchecked(cells):
+    cells[4].metadata.tags = ["check-teacher"]
+
+
+def _of_nothing(cells):
+    cells[4].source = "assert numbers"
+
+
+def _of_another(cells):
+    cells[4].source = "assert total == right"
+
+
+def _wrong_about_another(cells):
+    cells[5].source = "Another name, `sum=4`."
+
+
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
+        (_titled(""), "the title of ex-sum is '', not one like"),
+        (_titled("Pencil · level 1 · 10 min"), "not one like"),
+        (_titled("Sport · level 1 · 10 min · 2 points"), "ex-sum has the kind 'sport'"),
+        (_titled("Pencil · level 4 · 10 min · 5 points"), "ex-sum has the level 4"),
+        (_titled("Code, your own horse · level 1 · 10 min · 2 points"), "own thing 'horse'"),
+        (_titled("Pencil · level 1 · 12 min · 2 points"), "12 minutes, which is no multiple"),
+        (_titled("Pencil · level 1 · 10 min · 3 points"), f"should be '{MARK}'"),
+        (_titled("Pencil · level 1 · 0 min · 1 points"), "0 minutes"),
+        (_untagged, "needs exactly one of the tags"),
+        (_tagged_twice, "needs exactly one of the tags"),
+        (_asserting, "tagged 'answer', but it asserts something"),
+        (_computing, "tagged 'check', but not all of it asserts"),
+        (_answered_late, "tagged 'answer', but it comes after a check"),
+        (_unchecked, "tagged 'wrong', but there is no check"),
+        (_of_nothing, "asks for 0 results"),
+        (_of_another, "what a student lacks: {'right'}"),
+        (_wrong_about_another, "the wrong answer 'sum=4' to 10.1 is none of"),
         (_unclosed, "the solution of ex-sum is opened and never closed"),
         (_unopened, "a solution is closed that was never opened"),
         (_nested, "opened inside the solution of ex-sum"),
@@ -301,9 +393,8 @@ def test_what_has_no_plain_form_is_refused(source):
 # Sheets
 
 
-@pytest.mark.parametrize("before", list(zip(BOOK, pages.exercises_before(BOOK), strict=True)))
-def test_sheet_has_every_exercise(made, names, before):
-    chapter, count = before
+@numbered
+def test_sheet_has_every_exercise(made, names, chapter):
     if not chapter.exercises:
         assert not (made / "sheets" / f"{chapter.path.stem}.md").exists()
         return
@@ -313,7 +404,9 @@ def test_sheet_has_every_exercise(made, names, before):
         assert f"## Exercise {exercise.number}\n" in sheet
         assert plain.exercise_text(exercise, names) in sheet
         assert f"<h2>Exercise {exercise.number}</h2>" in printed
-        assert f"this is exercise {count + exercise.place}." in sheet
+        assert f"\n*{exercise.mark}*\n" in sheet
+    points = sum(exercise.points for exercise in chapter.exercises)
+    assert f"All exercises: {points} points, about " in sheet
 
 
 # Questions

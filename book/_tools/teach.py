@@ -61,10 +61,10 @@ def make(root: Path = ROOT, output: Path | None = None) -> Path:
         (output / folder).mkdir(parents=True)
     mathjax = pages.put_mathjax(root, output)
     _make_editions(book, called, output)
-    for chapter, before in zip(book, pages.exercises_before(book), strict=True):
+    for chapter in book:
         if chapter.exercises:
             title = f"Exercises of chapter {chapter.number}"
-            sheet = pages.sheet(chapter, called, before)
+            sheet = pages.sheet(chapter, called)
             _write_both(output / "sheets" / chapter.path.stem, title, sheet, mathjax)
     for number, bank in banks.items():
         target = output / "questions" / str(number)
@@ -76,13 +76,16 @@ def make(root: Path = ROOT, output: Path | None = None) -> Path:
 def _make_editions(book: list[marks.Chapter], called: plain.Names, output: Path) -> None:
     stored: dict[str, Any] = {}
     for chapter in book:
-        found = editions.checks(chapter)
+        try:
+            found = editions.checks(chapter)
+            made = {
+                "student": editions.student(chapter, called, found),
+                "teacher": editions.teacher(chapter, called, found),
+            }
+        except marks.MarkError as error:
+            raise marks.MarkError(f"{chapter.path.name}: {error}") from None
         stored |= {number: check.stored() for number, check in found.items()}
-        for kind, edition in (("student", editions.student), ("teacher", editions.teacher)):
-            try:
-                notebook = edition(chapter, called, found)
-            except marks.MarkError as error:
-                raise marks.MarkError(f"{chapter.path.name}: {error}") from None
+        for kind, notebook in made.items():
             nbformat.write(notebook, output / kind / chapter.path.name)
     for kind in ("student", "teacher"):
         shutil.copy(Path(__file__).parent / "teaching/checks.py", output / kind)

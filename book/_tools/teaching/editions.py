@@ -9,7 +9,7 @@ from typing import Any
 
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from teaching.marks import Chapter, Exercise, is_code, names_loaded, names_stored
+from teaching.marks import Chapter, Exercise, MarkError, has, is_code, names_loaded, names_stored
 from teaching.plain import Names, plain
 
 MOST_NAMES = 6  # a check that asks for more results would tell how to get there
@@ -37,37 +37,49 @@ class Check:
         """As it is kept in ``checks.json``."""
         return {"names": self.names, "code": base64.b64encode(self.code.encode()).decode()}
 
-    def call(self, number: str, answered: bool) -> str:
-        """The line that calls it."""
-        given = ", ".join(f"{name}={name if answered else '...'}" for name in self.names)
-        return f'check("{number}", {given})'
+    def call(self, number: str, answered: bool, wrong: str = "") -> str:
+        """The line that calls it, with some answers replaced by wrong ones: ``J=-J, beta=0``.
+
+        Raises:
+            MarkError: A wrong answer has another name than the results that it asks for.
+        """
+        given = {name: name if answered else "..." for name in self.names}
+        call = ast.parse(f"f({wrong})", mode="eval").body
+        replaced = {k.arg: ast.unparse(k.value) for k in getattr(call, "keywords", [])}
+        if not replaced.keys() <= given.keys():
+            raise MarkError(f"the wrong answer {wrong!r} to {number} is none of {self.names}")
+        shown = ", ".join(f"{name}={value}" for name, value in (given | replaced).items())
+        return f'check("{number}", {shown})'
 
 
 def check_of(exercise: Exercise, known: set[str]) -> Check | None:
-    """The check of an exercise, from the assertions that end its solution.
-
-    None if it does not end in assertions, if these are about nothing that the solution has made,
-    or about too many things, or about something that another solution has made.
+    """The check of an exercise; None if it has none.
 
     Args:
         exercise: With its solution.
         known: The names that the student's notebook has defined by then.
+
+    Raises:
+        MarkError: The check is about nothing that the answer has made, about too many things, or
+            about something that another solution has made; such cells are for the teacher.
     """
-    statements = ast.parse(exercise.code).body
-    end = len(statements)
-    while end and isinstance(statements[end - 1], ast.Assert):
-        end -= 1
-    solution, assertions = statements[:end], statements[end:]
-    code = "\n".join(map(ast.unparse, assertions))
+    if not exercise.check:
+        return None
+    solution = ast.parse(exercise.answer).body
+    code = ast.unparse(ast.parse(exercise.check))
     imports = [s for s in solution if isinstance(s, ast.Import | ast.ImportFrom)]
     imported = names_stored("\n".join(map(ast.unparse, imports)))
     made = _top_level([s for s in solution if s not in imports])
-    names = tuple(n for n in made if n in names_loaded(code) - imported)
+    asked = names_loaded(code) - imported - names_stored(code)
+    names = tuple(n for n in made if n in asked)
     if not 0 < len(names) <= MOST_NAMES:
-        return None
+        raise MarkError(
+            f"the check of {exercise.label} asks for {len(names)} results, not 1 to {MOST_NAMES}"
+        )
     needed = [ast.unparse(s) for s in imports if names_stored(ast.unparse(s)) & names_loaded(code)]
-    if names_loaded(code) - imported - set(names) - known - set(dir(builtins)):
-        return None
+    unknown = asked - set(names) - known - set(dir(builtins))
+    if unknown:
+        raise MarkError(f"the check of {exercise.label} uses what a student lacks: {unknown}")
     return Check(names, "\n".join([*needed, code]))
 
 
@@ -129,10 +141,7 @@ def teacher(chapter: Chapter, names: Names, found: dict[str, Check]) -> Any:
     cells = _opening(chapter, _TEACHER)
     for part in [*chapter.parts, *chapter.closing]:
         if isinstance(part, Exercise):
-            cells.append(new_markdown_cell("**Solution**", id=_id(part, "solution")))
-            cells += [_plain_cell(cell, names) for cell in part.solution]
-            if check := found.get(part.number):
-                cells.append(new_code_cell(check.call(part.number, True), id=_id(part, "check")))
+            cells += _answered(part, names, found.get(part.number))
         else:
             cells.append(_plain_cell(part, names))
     notebook = _notebook(chapter, cells)
@@ -146,6 +155,22 @@ def _opening(chapter: Chapter, words: str) -> list[Any]:
         new_markdown_cell(words, id=f"{chapter.number}-edition"),
         new_code_cell("from checks import check", id=f"{chapter.number}-checks"),
     ]
+
+
+def _answered(exercise: Exercise, names: Names, check: Check | None) -> list[Any]:
+    """The solution, its check, and what the check must refuse."""
+    cells = [new_markdown_cell("**Solution**", id=_id(exercise, "solution"))]
+    cells += [_plain_cell(cell, names) for cell in exercise.solution if not has(cell, "wrong")]
+    if check:
+        call = check.call(exercise.number, True)
+        cells.append(new_code_cell(call, id=_id(exercise, "check")))
+        explained = [cell for cell in exercise.solution if has(cell, "wrong")]
+        for place, (cell, wrong) in enumerate(zip(explained, exercise.wrong, strict=True)):
+            call = check.call(exercise.number, True, wrong)
+            metadata = {"tags": ["wrong"]}
+            refused = new_code_cell(call, id=_id(exercise, f"wrong{place}"), metadata=metadata)
+            cells += [_plain_cell(cell, names), refused]
+    return cells
 
 
 def _unanswered(exercise: Exercise, check: Check | None) -> list[Any]:

@@ -2,7 +2,6 @@
 
 import html
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,15 @@ _SHEET = _JINJA.from_string("""\
 
 Name: ________________________ &nbsp; Date: ______________
 
-{% for exercise, text, counted in exercises %}
+All exercises: {{ exercises | sum(attribute="0.points") }} points, about \
+{{ exercises | sum(attribute="0.minutes") }} minutes.
+
+{% for exercise, text in exercises %}
 ## Exercise {{ exercise.number }}
 
-{{ text }}
+*{{ exercise.mark }}*
 
-*On the pages of the book, which count through all chapters, this is exercise {{ counted }}.*
+{{ text }}
 
 <div class="room"></div>
 
@@ -77,22 +79,15 @@ def page(title: str, markdown: str, mathjax: str) -> str:
     return _PAGE.render(title=title, body=to_html(markdown), mathjax=mathjax)
 
 
-def sheet(chapter: Chapter, names: Names, before: int) -> str:
+def sheet(chapter: Chapter, names: Names) -> str:
     """A chapter's exercises as Markdown.
 
     Args:
         chapter: The chapter.
         names: What labels are called.
-        before: How many exercises the book has in front of this chapter.
     """
-    rows = [(e, exercise_text(e, names), before + e.place) for e in chapter.exercises]
+    rows = [(exercise, exercise_text(exercise, names)) for exercise in chapter.exercises]
     return _SHEET.render(chapter=chapter, exercises=rows)
-
-
-def exercises_before(chapters: Sequence[Chapter]) -> list[int]:
-    """For each chapter the number of exercises in those before it."""
-    counts = [len(chapter.exercises) for chapter in chapters]
-    return [sum(counts[:place]) for place in range(len(counts))]
 
 
 def put_mathjax(root: Path, folder: Path) -> str:

@@ -119,7 +119,7 @@ def _directive(name: str, title: str, body: list[str], names: Names) -> str:
     text = _directives(body, names).strip()
     called = names.labels.get(options.get("label", ""), name.removeprefix("prf:").capitalize())
     if name == "exercise":
-        return f"### {called}\n\n{text}"
+        return f"### {called}\n\n" + (f"*{title}*\n\n" if title else "") + text
     if name == "prf:proof":
         return f"**Proof.** {text} ∎"
     if name.startswith("prf:"):

@@ -8,6 +8,7 @@ import nbformat
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 VERDICTS = {"student": "not answered yet", "teacher": "right"}
+REFUSED = "not right yet"
 
 
 def complaints(path: Path) -> Iterator[str]:
@@ -18,7 +19,8 @@ def complaints(path: Path) -> Iterator[str]:
 
     Yields:
         A cell that raises, and each check that does not say what it should: in the student's
-        edition that there is no answer yet, in the teacher's that the answer is right.
+        edition that there is no answer yet, in the teacher's that the answer is right, and of an
+        answer tagged ``wrong`` that it is not.
     """
     notebook = nbformat.read(path, as_version=4)
     try:
@@ -29,5 +31,7 @@ def complaints(path: Path) -> Iterator[str]:
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.startswith("check("):
             said = "".join(output.get("text", "") for output in cell.outputs).strip()
-            if not said.endswith(f": {VERDICTS[path.parent.name]}"):
+            refused = "wrong" in cell.metadata.get("tags", ())
+            wanted = REFUSED if refused else VERDICTS[path.parent.name]
+            if wanted not in said or not (refused or said.endswith(f": {wanted}")):
                 yield f"{cell.source} says: {said}"

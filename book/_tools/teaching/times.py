@@ -17,11 +17,11 @@ from teaching.marks import Chapter
 from teaching.plain import LEFTOVERS
 
 # English non-fiction is read at 238 words a minute on average (Brysbaert 2019). A text with a proof
-# in it, and a pencil beside it, we put at half of that. The others are guesses too.
+# in it, and a pencil beside it, we put at half of that. The others are guesses too, as are the
+# minutes of an exercise, which stand in its title.
 WORDS_PER_MINUTE = 119
 MINUTES_PER_FORMULA = 3
 MINUTES_PER_CELL = 1
-MINUTES_PER_EXERCISE = 20
 _RAN = re.compile(r"Executing notebooks/(\w+)\.ipynb \.\.\. (\d+) s")
 _NEEDS = re.compile(r"^## What you need first\n(.+?)(?=^\*\*Reading)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((\d\d)_\w+\.ipynb\)")
@@ -41,7 +41,7 @@ def duration(chapter: Chapter, seconds: dict[str, int]) -> Duration:
     words, formulas = measure(chapter.text)
     cells = sum(cell.cell_type == "code" for cell in chapter.cells)
     minutes = words / WORDS_PER_MINUTE + formulas * MINUTES_PER_FORMULA + cells * MINUTES_PER_CELL
-    exercises = len(chapter.exercises) * MINUTES_PER_EXERCISE
+    exercises = sum(exercise.minutes for exercise in chapter.exercises)
     return Duration(_quarters(minutes), exercises, seconds.get(chapter.path.stem))
 
 
@@ -115,34 +115,41 @@ def _model() -> str:
         f"- a word of text at {WORDS_PER_MINUTE} words in a minute;\n"
         f"- a displayed formula: {MINUTES_PER_FORMULA} minutes;\n"
         f"- a code cell: {MINUTES_PER_CELL} minute;\n"
-        f"- an exercise: {MINUTES_PER_EXERCISE} minutes."
+        "- an exercise: the minutes that its title gives."
     )
 
 
 def _times(chapters: Sequence[Chapter], times: dict[int, Duration]) -> str:
-    rows = ["| chapter | needs | read with a pencil | exercises | run |", "|---|---|---|---|---|"]
+    rows = [
+        "| chapter | needs | read with a pencil | exercises | points | run |",
+        "|---|---|---|---|---|---|",
+    ]
     for chapter in chapters:
         time = times[chapter.number]
         ran = "not measured" if time.seconds is None else f"{time.seconds} s"
         needed = ", ".join(map(str, needs(chapter))) or "none"
         tasks = f"{len(chapter.exercises)}, {time.exercises} min" if chapter.exercises else "none"
+        worth = sum(exercise.points for exercise in chapter.exercises) or "none"
         name = f"{chapter.number} [{chapter.title}](../notebooks/{chapter.path.name})"
-        rows.append(f"| {name} | {needed} | {time.reading} min | {tasks} | {ran} |")
+        rows.append(f"| {name} | {needed} | {time.reading} min | {tasks} | {worth} | {ran} |")
     reading = sum(time.reading for time in times.values())
     working = sum(time.exercises for time in times.values())
-    rows.append(f"| all | | {reading / 60:.0f} h | {working / 60:.0f} h | |")
+    worth = sum(exercise.points for chapter in chapters for exercise in chapter.exercises)
+    rows.append(f"| all | | {reading / 60:.0f} h | {working / 60:.0f} h | {worth} | |")
     return "\n".join(rows)
 
 
 def _course(plan: dict[str, Any], chapters: Sequence[Chapter], times: dict[int, Duration]) -> str:
     rows = ["| | read before | in class | after it one can | at home |", "|---|---|---|---|---|"]
     total = 0
+    of_all = {e.number: e for chapter in chapters for e in chapter.exercises}
     for place, session in enumerate(plan["sessions"], 1):
         read = session.get("chapters", [])
         tasks = session.get("exercises", [])
-        minutes = sum(times[n].reading for n in read) + MINUTES_PER_EXERCISE * len(tasks)
+        minutes = sum(times[n].reading for n in read) + sum(of_all[t].minutes for t in tasks)
         total += minutes
-        home = f"exercises {', '.join(tasks)}; " if tasks else ""
+        worth = sum(of_all[t].points for t in tasks)
+        home = f"exercises {', '.join(tasks)} ({worth} points); " if tasks else ""
         home += f"{minutes} min in all" if minutes else ""
         before = ", ".join(map(str, read)) or "nothing"
         before += "".join(f" ({n} on trust: {why})" for n, why in session.get("trust", {}).items())
