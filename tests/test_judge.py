@@ -1,5 +1,6 @@
 """A method of a reader's, or of Captum's, from its file to a measured card."""
 
+import argparse
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import __main__ as command
-from xaiutils.reproduce import _card, _cards, _dask, _judge, _judge_tests, results
+from xaiutils.reproduce import _card, _cards, _dask, _judge, _judge_tests, _long_run, results
 from xaiutils.reproduce._card import verdicts
 from xaiutils.reproduce._explained import inputs
 from xaiutils.reproduce._judge_method import load_subject
@@ -198,9 +199,9 @@ def test_captums_paths_are_taken_a_few_steps_at_a_time():
 
 def test_a_killed_run_goes_on_with_nothing_lost_or_counted_twice(work, folder, tmp_path):
     slow = (
-        "import argparse, sys, time; from xaiutils.reproduce import _judge;"  # quick to import
-        "work = _judge.save;"
-        "_judge.save = lambda *a: (work(*a), time.sleep(0.2));"
+        "import argparse, sys, time; from xaiutils.reproduce import _judge, _long_run;"
+        "work = _long_run.save;"
+        "_long_run.save = lambda *a: (work(*a), time.sleep(0.2));"
         "parser = argparse.ArgumentParser(); _judge.add_command(parser.add_subparsers());"
         "options = parser.parse_args(sys.argv[1:]); options.run(options)"
     )
@@ -236,8 +237,10 @@ def test_the_workers_of_a_cluster_give_the_same_blocks(work, folder, tmp_path, m
 
 
 def test_a_worker_with_another_file_is_told_from_this_one(folder):
-    with pytest.raises(RuntimeError, match=r"this worker has read sha256 .* not sha256 other"):
-        _judge._on_worker(f"{folder / 'mine.py'}:heat", "sha256 other", ("determinism", 0))
+    given = {"method": f"{folder / 'mine.py'}:heat", "tests": ["determinism"]}
+    plan = dict(_judge.prepare(argparse.Namespace(**given)).plan) | {"origin": "sha256 other"}
+    with pytest.raises(RuntimeError, match=r"this worker has read .*not what was .*sha256 other"):
+        _long_run._on_worker(_judge.prepare, pickle.dumps(given), plan, "determinism-00")
 
 
 def test_a_changed_file_is_another_method(tmp_path):

@@ -130,7 +130,7 @@ def test_the_difference_is_what_is_watched(block):
 def test_the_tables(block, tmp_path):
     options, _, _, found = block
     options.out = tmp_path / "t"
-    blindness._write(options, found)
+    blindness.write(options, found)
     tables = {
         name: pd.read_csv(tmp_path / f"t-{name}.csv").set_index
         for name in ("likeness", "gains", "areas", "differences")
@@ -164,7 +164,7 @@ def test_a_part_may_be_left_out_but_not_both(block, tmp_path):
     areas = Namespace(**vars(options) | {"methods": (), "contrastive": (), "out": tmp_path / "b"})
     for part in (likeness, areas):
         blindness._require_known(part)
-        blindness._write(part, found)
+        blindness.write(part, found)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["a-gains.csv", "a-likeness.csv", "b-areas.csv", "b-differences.csv"]
     for nothing in ({"erased": ()}, {"watched": ()}):

@@ -9,27 +9,23 @@ draws, everything is judged on other draws too, where the fill has any.
 import argparse
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.evaluation._search import share_of_gain
 from xaiutils.reproduce._explained import heatmap, image_set, inputs, weights
+from xaiutils.reproduce._long_run import Run, add_options, over_images
 from xaiutils.reproduce._options import (
     chosen,
     image_range,
     names,
     require_known,
     require_positive,
-    shard,
 )
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._tables import interval, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan
 
 _DATA = ("imagenet-sample", "mnist", "photos")
 _METHODS = (
@@ -50,8 +46,6 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     ceiling = commands.add_parser(
         "ceiling", help="how good can an order be, and how good are maps?"
     )
-    ceiling.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    ceiling.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     ceiling.add_argument("--model", required=True, help="a name of models.available_classifiers()")
     ceiling.add_argument("--data", choices=_DATA, required=True)
     ceiling.add_argument("--images", type=image_range, help="first:last[:stride]")
@@ -63,15 +57,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     ceiling.add_argument("--repeats", type=int, default=1, help="draws of the fill")
     ceiling.add_argument("--random", type=int, default=5, help="random orders for each image")
     ceiling.add_argument("--seed", type=int, default=0)
-    ceiling.add_argument("--shard", type=shard, help="i/n: the i-th of n parts, without tables")
-    ceiling.add_argument(
-        "--so-far", action="store_true", help="tables of the blocks that are there; no others"
-    )
-    ceiling.set_defaults(run=run)
+    add_options(ceiling, prepare, write)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Search and judge the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     require_known(options, methods=attribution.METHODS, fills=_FILLS)
     require_positive(options, "region_size", "steps", "beam", "repeats", "random")
     classifier = models.load_classifier(options.model)
@@ -88,36 +78,7 @@ def run(options: argparse.Namespace) -> int:
         "repeats": [options.repeats, options.random],
         "seed": options.seed,
     }
-    keep_plan(options.work, plan)
-    compute = partial(_block, options, classifier, images)
-    if options.shard is not None:
-        by_blocks(options.work, _part(numbers, *options.shard), _BLOCK, compute)
-        return 0
-    if options.so_far:
-        found = _so_far(options.work)
-    else:
-        found = by_blocks(options.work, numbers, _BLOCK, compute)
-    _write(options.out, found)
-    record = provenance(command_line(), **plan, images=len(next(iter(found.values()))))
-    write_json(options.out.with_name(f"{options.out.name}.json"), record)
-    return 0
-
-
-def _so_far(work: Path) -> Areas:
-    """What lies in the work folder, of at least two images."""
-    parts = [load_file(path) for path in sorted(work.glob("*.safetensors"))]
-    if not parts:
-        raise SystemExit(f"--so-far: {work} holds no block yet.")
-    return {name: torch.cat([part[name] for part in parts]) for name in sorted(parts[0])}
-
-
-def _part(numbers: range, number: int, shards: int) -> range:
-    """Whole blocks of the images for one of several processes that share a work folder."""
-    blocks = -(-len(numbers) // _BLOCK)
-    first, last = (_BLOCK * (blocks * i // shards) for i in (number - 1, number))
-    if first == last:
-        raise SystemExit(f"--shard: {shards} parts are too many for {blocks} blocks.")
-    return numbers[first:last]
+    return over_images(plan, numbers, _BLOCK, partial(_block, options, classifier, images))
 
 
 def _block(
@@ -221,7 +182,7 @@ def spread(falls: Tensor, size: int, x: Tensor) -> Tensor:
     return (falls.flatten(1) / area)[:, index][:, None]
 
 
-def _write(out: Path, found: Areas) -> None:
+def write(options: argparse.Namespace, found: Areas) -> dict[str, Any]:
     """The areas, what each method gains of what the search gains, and whether that is half."""
     areas: list[dict[str, Any]] = []
     shares: list[dict[str, Any]] = []
@@ -247,8 +208,9 @@ def _write(out: Path, found: Areas) -> None:
             for measure in dict.fromkeys(measure for measure, _ in gains):
                 row = _share(gains[measure, SEARCHED], before[measure, SEARCHED])
                 shares.append(setting | {"measure": measure, "method": SEARCHED} | row)
-    write_table(out, "areas", areas)
-    write_table(out, "shares", shares)
+    write_table(options.out, "areas", areas)
+    write_table(options.out, "shares", shares)
+    return {"images": len(next(iter(found.values())))}
 
 
 def _of(found: Areas, fill: str, draws: str) -> dict[tuple[str, ...], Tensor]:

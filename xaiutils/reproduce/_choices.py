@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import combinations, product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,9 @@ from torch import Tensor, nn
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.evaluation._pictures import Draws, replaced
 from xaiutils.reproduce._explained import heatmap, inputs, mean_input, weights
+from xaiutils.reproduce._long_run import Run, add_options, over_images
 from xaiutils.reproduce._options import chosen, image_range, names, require_known
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._tables import drawn, interval, reliability, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan
 
 _METHODS = (
     "sensitivity", "input_x_gradient", "integrated_gradients", "deconvnet_l2",
@@ -48,8 +46,6 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add ``choices`` to the command line."""
     choices = commands.add_parser("choices", help="fill, region size, output: who decides?")
     choices.add_argument("part", choices=("verdicts", "placement"))
-    choices.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    choices.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     choices.add_argument("--model", required=True)
     choices.add_argument("--data", choices=tuple(_BLOCKS), required=True)
     choices.add_argument("--images", type=image_range, required=True, help="first:last[:stride]")
@@ -61,11 +57,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="small, middle, large; placement takes the middle one",
     )
     choices.add_argument("--seed", type=int, default=0)
-    choices.set_defaults(run=run)
+    add_options(choices, prepare, write)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Compute the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     placement = options.part == "placement"
     options.methods = options.methods or (_PLACED if placement else _METHODS)
     require_known(options, methods=attribution.METHODS)
@@ -83,18 +79,17 @@ def run(options: argparse.Namespace) -> int:
         "region_sizes": list(options.region_sizes),
         "seed": options.seed,
     }
-    keep_plan(options.work, plan)
     fills = _fills(classifier, images, numbers)
     measure = partial(_block, _place if placement else _judge, options, classifier, images, fills)
     size = _BLOCKS[options.data]
     if len(numbers) % size == 1:
         numbers = numbers[:-1]  # a map can only be borrowed from another image of the block
-    found = by_blocks(options.work, numbers, size, measure)
-    (_write_placement if placement else _write_verdicts)(options, found)
-    write_json(
-        options.out.with_name(f"{options.out.name}.json"), provenance(command_line(), **plan)
-    )
-    return 0
+    return over_images(plan, numbers, size, measure)
+
+
+def write(options: argparse.Namespace, found: Scores) -> None:
+    """Write the tables of the part that was asked for."""
+    (_write_placement if options.part == "placement" else _write_verdicts)(options, found)
 
 
 def _fills(

@@ -14,11 +14,9 @@ the logit's map, and better than one that was borrowed from another picture.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,10 +27,9 @@ from torch import Tensor, nn
 from xaiutils import attribution, data, evaluation, graph, models
 from xaiutils.attribution import Difference, LogOdds, Target
 from xaiutils.reproduce._explained import inputs, mean_input, weights
+from xaiutils.reproduce._long_run import Run, add_options, over_images
 from xaiutils.reproduce._options import chosen, image_range, names, require_known
-from xaiutils.reproduce._provenance import command_line, computed_with, provenance, write_json
 from xaiutils.reproduce._tables import interval, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan, there
 
 CONTRASTIVE: dict[str, Callable[..., Tensor]] = {
     "clrp": attribution.clrp,
@@ -78,8 +75,6 @@ Scores = dict[str, Tensor]
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``class-blindness`` to the command line."""
     blind = commands.add_parser("class-blindness", help="does a map depend on what is asked?")
-    blind.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    blind.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     blind.add_argument("--model", required=True)
     blind.add_argument("--images", type=image_range, help="first:last[:stride]")
     blind.add_argument("--methods", type=_names_or_none, default=_METHODS)
@@ -94,10 +89,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     blind.add_argument("--block", type=int, default=10, help="images that lend to each other")
     blind.add_argument("--seed", type=int, default=0)
     blind.add_argument("--device", default="cpu", help="where the network runs")
-    blind.add_argument(
-        "--there", action="store_true", help="compute nothing: tables of the blocks that are there"
-    )
-    blind.set_defaults(run=run)
+    add_options(blind, prepare, write)
 
 
 def _names_or_none(text: str) -> tuple[str, ...]:
@@ -105,8 +97,8 @@ def _names_or_none(text: str) -> tuple[str, ...]:
     return () if text == "none" else names(text)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Compute the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     _require_known(options)
     images = data.imagenet_sample()
     numbers = chosen(images, options.images, at_least=3)
@@ -130,19 +122,9 @@ def run(options: argparse.Namespace) -> int:
         "block": options.block,
         "seed": options.seed,
     }
-    # Not a part of the plan: a run may go on elsewhere. The tables name the first place.
-    keep_plan(options.work, plan, computed_with=computed_with(options.device))
-    if options.there:
-        found, plan["measured"] = there(options.work, numbers, options.block)
-    else:
-        fill = evaluation.Constant(mean_input(images, classifier, numbers))
-        measure = partial(_block, options, classifier, images, fill)
-        found = by_blocks(options.work, numbers, options.block, measure)
-    _write(options, found)
-    where = json.loads((options.work / "plan.json").read_text(encoding="utf-8"))["computed_with"]
-    record = provenance(command_line(leave_out=["--device"]), **plan, computed_with=where)
-    write_json(options.out.with_name(f"{options.out.name}.json"), record)
-    return 0
+    fill = evaluation.Constant(mean_input(images, classifier, numbers))
+    measure = partial(_block, options, classifier, images, fill)
+    return over_images(plan, numbers, options.block, measure)
 
 
 def _require_known(options: argparse.Namespace) -> None:
@@ -336,7 +318,7 @@ def _areas(
     return found | {f"area/{watched}/random": lot.aopc()}
 
 
-def _write(options: argparse.Namespace, found: Scores) -> None:
+def write(options: argparse.Namespace, found: Scores) -> None:
     methods, contrastive = list(options.methods), list(options.contrastive)
     asked = [*product(methods, TARGETS), *((name, "contrast") for name in contrastive)]
     if asked:

@@ -12,11 +12,10 @@ from torch import Tensor
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.evaluation._complexity import JPEG_QUALITY
 from xaiutils.reproduce._explained import heatmap, inputs, weights
+from xaiutils.reproduce._long_run import Found, Run, add_options, over_images
 from xaiutils.reproduce._options import chosen, image_range, names, require_known
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._samek_tables import rows_beside
 from xaiutils.reproduce._tables import interval, pair_row, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "grey": {},
@@ -33,8 +32,6 @@ _BLOCK = 4
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``complexity`` to the command line."""
     complexity = commands.add_parser("complexity", help="file size and entropy of heatmaps")
-    complexity.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    complexity.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     complexity.add_argument("--model", required=True)
     complexity.add_argument("--images", type=image_range, default=(0, 1000, 10))
     complexity.add_argument("--methods", type=names, default=tuple(attribution.METHODS))
@@ -46,11 +43,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     complexity.add_argument("--add", action="store_true", help="keep other rows that are there")
     complexity.add_argument("--seed", type=int, default=0)
-    complexity.set_defaults(run=run)
+    add_options(complexity, prepare, write)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     require_known(options, methods=attribution.METHODS, settings=SETTINGS)
     images, classifier = data.imagenet_sample(), models.load_classifier(options.model)
     numbers = chosen(images, options.images)
@@ -62,32 +59,20 @@ def run(options: argparse.Namespace) -> int:
         "settings": list(options.settings),
         "seed": options.seed,
     }
-    keep_plan(options.work, plan)
+    if options.add:
+        _require_alike(options.out.with_name(f"{options.out.name}.json"), plan)
     measure = partial(_measure, options, classifier, images)
-    found = by_blocks(options.work, numbers, _BLOCK, measure)
-    path = options.out.with_name(f"{options.out.name}.json")
-    before = _record_there(path, plan) if options.add else {}
-    _write(options.out, found, add=bool(before))
-    record = provenance(command_line(), **plan, jpeg_quality=JPEG_QUALITY)
-    if before:
-        record = before | {"added": [*before.get("added", []), record]}
-    write_json(path, record)
-    return 0
+    return over_images(plan, numbers, _BLOCK, measure, jpeg_quality=JPEG_QUALITY)
 
 
-def _record_there(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """The record of tables to which rows are added; {} if there are none.
-
-    Raises:
-        SystemExit: They are of other pictures or another network.
-    """
+def _require_alike(path: Path, plan: Mapping[str, Any]) -> None:
+    """Refuse to add rows to tables of other pictures or another network."""
     if not path.exists():
-        return {}
-    there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
     shared = ("model", "weights", "data", "seed")
     if differing := [key for key in shared if there.get(key) != plan[key]]:
         raise SystemExit(f"{path.name} is of another run: {', '.join(differing)} differ.")
-    return there
 
 
 def _measure(
@@ -110,7 +95,7 @@ def _measure(
     return found
 
 
-def _write(out: Path, found: Mapping[str, Tensor], add: bool) -> None:
+def write(options: argparse.Namespace, found: Found) -> None:
     """Means with intervals, and all pairs of the paper's methods by measure and setting."""
     rows, groups = [], dict[tuple[str, str], dict[str, Tensor]]()
     for key, values in found.items():
@@ -119,6 +104,8 @@ def _write(out: Path, found: Mapping[str, Tensor], add: bool) -> None:
         if method in _PAPER:
             groups.setdefault((measure, setting), {})[method] = values
     names = ["measure", "setting"]
+    out = options.out
+    add = options.add and out.with_name(f"{out.name}.json").exists()
     rows = rows_beside(out, "sizes", [*names, "method"], rows) if add else rows
     write_table(out, "sizes", rows)
     pairs = [

@@ -16,11 +16,9 @@ channel, and ``_abs_squares`` of what a whole square sums to, so that within it 
 """
 
 import argparse
-import json
 from collections.abc import Mapping
 from functools import partial
 from itertools import combinations, product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +29,7 @@ from torch import Tensor
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce._explained import heatmap, inputs, mean_input, weights
+from xaiutils.reproduce._long_run import Run, add_options, over_images
 from xaiutils.reproduce._options import (
     chosen,
     image_range,
@@ -38,9 +37,7 @@ from xaiutils.reproduce._options import (
     require_known,
     require_positive,
 )
-from xaiutils.reproduce._provenance import command_line, computed_with, provenance, write_json
 from xaiutils.reproduce._tables import interval, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan, there
 
 _METHODS = (
     "sensitivity", "input_x_gradient", "integrated_gradients", "grad_cam", "lrp_epsilon_plus",
@@ -69,8 +66,6 @@ Numbers = NDArray[np.float64]
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``controls`` to the command line."""
     controls = commands.add_parser("controls", help="own maps, borrowed maps, and every fill")
-    controls.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    controls.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     controls.add_argument("--model", required=True)
     controls.add_argument("--data", choices=tuple(_AUTOENCODERS), required=True)
     controls.add_argument("--per-class", type=int, help="digits of each class; all, if not given")
@@ -87,14 +82,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     controls.add_argument("--block", type=int, default=10, help="images that lend to each other")
     controls.add_argument("--seed", type=int, default=0)
     controls.add_argument("--device", default="cpu", help="where the network runs")
-    controls.add_argument(
-        "--there", action="store_true", help="compute nothing: tables of the blocks that are there"
-    )
-    controls.set_defaults(run=run)
+    add_options(controls, prepare, write)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Compute the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     require_known(options, fills=FILLS, whose=_WHOSE)
     signed = argparse.Namespace(methods=[_parted(name)[0] for name in options.methods])
     require_known(signed, methods=attribution.METHODS)
@@ -123,21 +115,9 @@ def run(options: argparse.Namespace) -> int:
         "block": options.block,
         "seed": options.seed,
     }
-    # Not a part of the plan: a run may go on elsewhere. The tables name the first place.
-    keep_plan(options.work, plan, computed_with=computed_with(options.device))
-    if options.there:
-        found, plan["measured"] = there(options.work, numbers, options.block)
-    else:
-        fills = _fills(options, classifier, images, numbers)
-        measure = partial(_block, options, classifier, images, fills)
-        found = by_blocks(options.work, numbers, options.block, measure)
-    _write(options, found)
-    kept = json.loads((options.work / "plan.json").read_text(encoding="utf-8"))
-    record = provenance(
-        command_line(leave_out=["--device"]), **plan, computed_with=kept.get("computed_with")
-    )
-    write_json(options.out.with_name(f"{options.out.name}.json"), record)
-    return 0
+    fills = _fills(options, classifier, images, numbers)
+    measure = partial(_block, options, classifier, images, fills)
+    return over_images(plan, numbers, options.block, measure)
 
 
 def _images(options: argparse.Namespace) -> data.ImageSet:
@@ -290,7 +270,7 @@ def _repeated(maps: Mapping[str, Tensor]) -> dict[str, str]:
     return {n: own for n, own in pairs.items() if torch.equal(maps[n][:, 0], maps[own].sum(dim=1))}
 
 
-def _write(options: argparse.Namespace, found: Scores) -> None:
+def write(options: argparse.Namespace, found: Scores) -> None:
     """Areas, differences with corrected p-values, and the agreement of the fills."""
     fills, methods, whose = list(options.fills), list(options.methods), list(options.whose)
     write_table(options.out, "areas", _area_rows(fills, methods, whose, found))

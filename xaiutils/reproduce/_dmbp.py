@@ -23,6 +23,7 @@ from xaiutils.attribution import Disentangled, Extraction, FilterExtraction, Pur
 from xaiutils.attribution._dmbp_objectives import pool
 from xaiutils.reproduce import _dmbp_separation, _samek_tables
 from xaiutils.reproduce._explained import heatmap, inputs, weights
+from xaiutils.reproduce._long_run import Found, Run, add_options, over_images
 from xaiutils.reproduce._options import (
     chosen,
     image_range,
@@ -33,7 +34,6 @@ from xaiutils.reproduce._options import (
 from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._samek import read_plan, split_flags
 from xaiutils.reproduce._tables import interval, pair_row, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "greedy": {"iterations": 0},
@@ -73,8 +73,6 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     account.set_defaults(run=run_account)
     _dmbp_separation.add_action(actions)
     dmbp = actions.add_parser("search", help="compare the objectives of DMBP")
-    dmbp.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    dmbp.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     dmbp.add_argument("--model", required=True, help="a name of models.available_classifiers()")
     dmbp.add_argument("--images", type=image_range, required=True, help="first:last[:stride]")
     dmbp.add_argument("--candidates", type=names, default=tuple(CANDIDATES))
@@ -85,11 +83,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     dmbp.add_argument("--steps", type=int, default=30)
     dmbp.add_argument("--fill", choices=("uniform", "blur"), default="uniform")
     dmbp.add_argument("--seed", type=int, default=0)
-    dmbp.set_defaults(run=run)
+    add_options(dmbp, prepare, write)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     require_known(options, candidates=CANDIDATES, maps=MAPS)
     require_positive(options, "iterations", "region_size", "steps")
     images, classifier = data.imagenet_sample(), models.load_classifier(options.model)
@@ -104,14 +102,7 @@ def run(options: argparse.Namespace) -> int:
         "iterations": options.iterations,
         "perturbation": [options.region_size, options.steps, options.fill, options.seed],
     }
-    keep_plan(options.work, plan)
-    measure = partial(_measure, options, classifier, images)
-    found = by_blocks(options.work, numbers, _BLOCK, measure)
-    write_tables(options.out, found)
-    write_json(
-        options.out.with_name(f"{options.out.name}.json"), provenance(command_line(), **plan)
-    )
-    return 0
+    return over_images(plan, numbers, _BLOCK, partial(_measure, options, classifier, images))
 
 
 def _measure(
@@ -218,16 +209,16 @@ def _perturbed(
     return found
 
 
-def write_tables(out: Path, found: Mapping[str, Tensor]) -> None:
+def write(options: argparse.Namespace, found: Found) -> None:
     """Means with intervals, and every pair of maps by the area between LeRF and MoRF."""
     rows = []
     for key, values in found.items():
         measure, candidate, view = key.split("/")
         rows.append({"measure": measure, "candidate": candidate, "map": view} | interval(values))
-    write_table(out, "measures", rows)
+    write_table(options.out, "measures", rows)
     areas = {key.removeprefix("abpc/"): v for key, v in found.items() if key.startswith("abpc/")}
     judged = {key: v.double() for key, v in areas.items() if not key.endswith("/negative")}
-    write_table(out, "comparisons", [pair_row(pair) for pair in evaluation.compare(judged)])
+    write_table(options.out, "comparisons", [pair_row(pair) for pair in evaluation.compare(judged)])
 
 
 def run_account(options: argparse.Namespace) -> int:

@@ -15,11 +15,9 @@ both branches must hold something: at least ``FILLED`` of the sizes of both, wit
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -29,10 +27,9 @@ from xaiutils import attribution, data, evaluation, models
 from xaiutils.attribution import Disentangled, Separation
 from xaiutils.attribution._dmbp_objectives import Evidence, _Grid
 from xaiutils.reproduce._explained import heatmap, inputs, weights
+from xaiutils.reproduce._long_run import Found, Run, add_options, over_images
 from xaiutils.reproduce._options import chosen, image_range, names, require_known, require_positive
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._tables import pair_row, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan, there
 
 SEARCH: dict[str, Any] = {
     "places": "layers",
@@ -99,8 +96,6 @@ def occluded(network: nn.Module, x: Tensor, target: Tensor) -> Separation:
 def add_action(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``separation`` to the actions of ``dmbp``."""
     action = actions.add_parser("separation", help="masks that can move: are the branches right?")
-    action.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    action.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     action.add_argument("--model", required=True, help="a name of models.available_classifiers()")
     action.add_argument("--images", type=image_range, required=True, help="first:last[:stride]")
     action.add_argument("--candidates", type=names, default=tuple(SEPARATIONS))
@@ -109,14 +104,11 @@ def add_action(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     action.add_argument("--region-size", type=int, default=14)
     action.add_argument("--steps", type=int, default=30)
     action.add_argument("--seed", type=int, default=0)
-    action.add_argument(
-        "--there", action="store_true", help="compute nothing: tables of the blocks that are there"
-    )
-    action.set_defaults(run=run)
+    add_options(action, prepare, write)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     require_known(options, candidates=SEPARATIONS)
     require_positive(options, "iterations", "region_size", "steps")
     images, classifier = data.imagenet_sample(), models.load_classifier(options.model)
@@ -133,17 +125,9 @@ def run(options: argparse.Namespace) -> int:
         "perturbation": [options.region_size, options.steps, "uniform", options.seed],
         "marked": MARKED,
     }
-    keep_plan(options.work, plan)
-    if options.there:
-        found, measured = there(options.work, numbers, _BLOCK)
-    else:
-        measure = partial(_measure, options, classifier, images)
-        found, measured = by_blocks(options.work, numbers, _BLOCK, measure), list(numbers)
-    write_tables(options.out, found)
-    facts = plan | {"measured": measured, "separate": SEPARATE, "filled": FILLED}
-    command = command_line([word for word in sys.argv[1:] if word != "--there"])
-    write_json(options.out.with_name(f"{options.out.name}.json"), provenance(command, **facts))
-    return 0
+    measure = partial(_measure, options, classifier, images)
+    facts = {"measured": list(numbers), "separate": SEPARATE, "filled": FILLED}
+    return over_images(plan, numbers, _BLOCK, measure, **facts)
 
 
 def _measure(
@@ -275,7 +259,7 @@ def _risen(curves: evaluation.Curves) -> Tensor:
     return -curves.falls()[:, MARKED]
 
 
-def write_tables(out: Path, found: Mapping[str, Tensor]) -> None:
+def write(options: argparse.Namespace, found: Found) -> None:
     """Means with intervals, tests of the rises, and every pair of maps by its area.
 
     Holm's correction is over all the rises of the table.
@@ -288,13 +272,13 @@ def write_tables(out: Path, found: Mapping[str, Tensor]) -> None:
         words = {"measure": measure, "fill": fill or "(none)", "candidate": candidate, "map": view}
         p_values = {"p_value": tests.get(key), "p_holm": corrected.get(key)}
         rows.append(words | _interval(values) | p_values)
-    write_table(out, "measures", rows)
+    write_table(options.out, "measures", rows)
     start = "abpc/uniform/"
     areas = {key.removeprefix(start): v for key, v in found.items() if key.startswith(start)}
     if areas:
         judged = {key: values.double() for key, values in areas.items()}
         pairs = evaluation.compare(judged, method=_method(found))
-        write_table(out, "comparisons", [pair_row(pair) for pair in pairs])
+        write_table(options.out, "comparisons", [pair_row(pair) for pair in pairs])
 
 
 def _interval(values: Tensor) -> dict[str, Any]:

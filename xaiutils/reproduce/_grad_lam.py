@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce._explained import weights
+from xaiutils.reproduce._long_run import Found, Run, add_options, over_images
 from xaiutils.reproduce._options import image_range, names
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._tables import interval, pair_row, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan
 
 RANDOM_MAP = "random"
 OCCLUSION = "occlusion"
@@ -62,8 +61,6 @@ class Job:
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``grad-lam`` to the command line."""
     lam = commands.add_parser("grad-lam", help="maps of an autoencoder, measured without labels")
-    lam.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    lam.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     lam.add_argument("--model", required=True, help="a name of models.available_autoencoders()")
     lam.add_argument("--data", choices=tuple(LOADERS), required=True)
     lam.add_argument("--source", choices=data.SOURCES, default="auto", help="where data come from")
@@ -77,11 +74,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     lam.add_argument("--seed", type=int, default=0)
     lam.add_argument("--block", type=int, default=10, help="images that a kill may cost")
     lam.add_argument("--resamples", type=int, default=10_000, help="draws of the bootstrap")
-    lam.set_defaults(run=run)
+    add_options(lam, prepare, write)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     if options.model not in models.available_autoencoders():
         raise SystemExit(f"--model: choose from {', '.join(models.available_autoencoders())}.")
     name, images = LOADERS[options.data](options.images, options.source)
@@ -98,12 +95,13 @@ def run(options: argparse.Namespace) -> int:
         "rectify": list(options.rectify),
         "block": options.block,
     }
-    keep_plan(options.work, plan)
-    found = by_blocks(options.work, range(len(images)), options.block, partial(measure, job))
+    return over_images(plan, range(len(images)), options.block, partial(measure, job))
+
+
+def write(options: argparse.Namespace, found: Found) -> dict[str, Any]:
+    """Write the tables; their names."""
     tables = write_tables(options.out, found, options.resamples)
-    record = provenance(command_line(), **plan, tables=[path.name for path in tables])
-    write_json(options.out.with_name(f"{options.out.name}.json"), record)
-    return 0
+    return {"tables": [path.name for path in tables]}
 
 
 @torch.no_grad()

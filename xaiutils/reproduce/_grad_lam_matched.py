@@ -21,10 +21,9 @@ from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce import _grad_lam
 from xaiutils.reproduce._explained import weights
 from xaiutils.reproduce._grad_lam import OCCLUSION, RANDOM_MAP, Job
+from xaiutils.reproduce._long_run import Found, Run, add_options, over_images
 from xaiutils.reproduce._options import image_range, names, require_positive
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._tables import interval, pair_row, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan
 
 SIZE = "size of the change"
 DRAWS = 4
@@ -36,8 +35,6 @@ _AREA, _LIKE, _BEYOND = "area", "correlation", "partial"
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``grad-lam-matched`` to the command line."""
     lam = commands.add_parser("grad-lam-matched", help="maps whose reference is the fill")
-    lam.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    lam.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     lam.add_argument("--model", required=True, help="a name of models.available_autoencoders()")
     lam.add_argument("--data", choices=tuple(_grad_lam.LOADERS), required=True)
     lam.add_argument("--source", choices=data.SOURCES, default="auto", help="where data come from")
@@ -51,11 +48,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     lam.add_argument("--seed", type=int, default=0)
     lam.add_argument("--block", type=int, default=10, help="images that a kill may cost")
     lam.add_argument("--resamples", type=int, default=10_000, help="draws of the bootstrap")
-    lam.set_defaults(run=run)
+    add_options(lam, prepare, write)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     require_positive(options, "region_size", "steps", "marked", "repeats")
     if options.model not in models.available_autoencoders():
         raise SystemExit(f"--model: choose from {', '.join(models.available_autoencoders())}.")
@@ -77,12 +74,13 @@ def run(options: argparse.Namespace) -> int:
         **{k: getattr(options, k) for k in ("repeats", "seed", "block")},
         "fills": list(options.fills),
     }
-    keep_plan(options.work, plan)
-    found = by_blocks(options.work, range(len(images)), options.block, partial(measure, job))
+    return over_images(plan, range(len(images)), options.block, partial(measure, job))
+
+
+def write(options: argparse.Namespace, found: Found) -> dict[str, Any]:
+    """Write the tables; their names."""
     tables = write_tables(options.out, found, options.resamples)
-    record = provenance(command_line(), **plan, tables=[path.name for path in tables])
-    write_json(options.out.with_name(f"{options.out.name}.json"), record)
-    return 0
+    return {"tables": [path.name for path in tables]}
 
 
 def _check_regions(images: Tensor, size: int, marked: int) -> None:

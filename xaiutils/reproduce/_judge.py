@@ -11,36 +11,31 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from xaiutils import attribution, evaluation, models
 from xaiutils.evaluation._search import share_of_gain
-from xaiutils.reproduce import _dask
 from xaiutils.reproduce._card import as_card
 from xaiutils.reproduce._explained import weights
-from xaiutils.reproduce._judge_method import MethodError, Refused, Subject, load_once, load_subject
+from xaiutils.reproduce._judge_method import MethodError, Refused, Subject, load_subject
 from xaiutils.reproduce._judge_tests import LINES, PER_CLASS, SETTINGS, TESTS, Found
+from xaiutils.reproduce._long_run import Found as Tensors
+from xaiutils.reproduce._long_run import Notes, Run, block_path, compute_missing, read_block
 from xaiutils.reproduce._options import names
 from xaiutils.reproduce._provenance import provenance, write_json, write_text
-from xaiutils.reproduce._work import keep_plan, save
 
 _FIRST_LOOK = 2  # digits, before anything long is begun
 _ENOUGH_FOR_BCA = 20
-_ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
 
 Task = tuple[str, int]
-Block = tuple[Task, dict[str, Tensor], dict[str, str]]
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -91,25 +86,34 @@ def _judge(
     subject: Subject, name: str, work: Path, options: argparse.Namespace
 ) -> tuple[Found, dict[str, str]]:
     """All values by line, and which tests the method refused."""
+    given = argparse.Namespace(
+        method=name, tests=options.tests, work=work, dask=options.dask, shard=None
+    )
+    run = _run(subject, options.tests)
+    try:
+        if not all(block_path(work, block).exists() for block in run.blocks):
+            _first_look(subject)
+        compute_missing(prepare, run, given)
+    except MethodError as error:
+        raise SystemExit(f"{error}.") from None
+    return _merged(work, run.blocks)
+
+
+def prepare(options: argparse.Namespace) -> Run[Task]:
+    """All tests of one method, which is loaded anew."""
+    return _run(load_subject(options.method), options.tests)
+
+
+def _run(subject: Subject, tests: Sequence[str]) -> Run[Task]:
     plan = {
         "method": subject.name,
         "origin": subject.origin,
         "settings": {kind: dict(found) for kind, found in SETTINGS.items()},
         "digits_per_class": PER_CLASS,
     }
-    keep_plan(work, plan)
-    tasks = [(test, block) for test in options.tests for block in range(TESTS[test].blocks)]
-    missing = [task for task in tasks if not _path(work, task).exists()]
-    try:
-        if missing:
-            _first_look(subject)
-        with tqdm(total=len(missing), unit="blocks", desc=subject.name) as bar:
-            for task, found, notes in _computed(subject, name, missing, options.dask):
-                save(_path(work, task), found, notes)
-                bar.update()
-    except MethodError as error:
-        raise SystemExit(f"{error}.") from None
-    return _merged(work, tasks)
+    tasks = [(test, number) for test in tests for number in range(TESTS[test].blocks)]
+    blocks = {f"{test}-{number:02}": (test, number) for test, number in tasks}
+    return Run(plan, blocks, partial(_block, subject))
 
 
 def _first_look(subject: Subject) -> None:
@@ -124,26 +128,7 @@ def _first_look(subject: Subject) -> None:
         raise SystemExit(f"{subject.name} raised an error on two digits: {error}") from reason
 
 
-def _computed(
-    subject: Subject, name: str, tasks: Sequence[Task], address: str | None
-) -> Iterator[Block]:
-    if address:
-        yield from _dask.results(address, partial(_on_worker, name, subject.origin), tasks)
-        return
-    for task in tasks:
-        yield _block(subject, task)
-
-
-def _on_worker(name: str, origin: str, task: Task) -> Block:
-    """Compute a block where the method is loaded anew, and must be the same."""
-    with _ONE_BLOCK_AT_A_TIME:
-        subject = load_once(name)
-        if subject.origin != origin:
-            raise RuntimeError(f"this worker has read {subject.origin} of {name}, not {origin}")
-        return _block(subject, task)
-
-
-def _block(subject: Subject, task: Task) -> Block:
+def _block(subject: Subject, task: Task) -> tuple[Tensors, Notes]:
     test, number = task
     with warnings.catch_warnings():  # what there is to say of a map, the card says
         warnings.simplefilter("ignore")
@@ -152,30 +137,24 @@ def _block(subject: Subject, task: Task) -> Block:
         except Refused as error:
             found, notes = {}, {"refused": str(error).splitlines()[0]}
     flat = {f"{line}|{k}": values for line, pair in found.items() for k, values in pair.items()}
-    return task, flat, notes
+    return flat, notes
 
 
-def _path(work: Path, task: Task) -> Path:
-    return work / f"{task[0]}-{task[1]:02}.safetensors"
-
-
-def _merged(work: Path, tasks: Iterable[Task]) -> tuple[Found, dict[str, str]]:
+def _merged(work: Path, blocks: Mapping[str, Task]) -> tuple[Found, dict[str, str]]:
     """The blocks put together. A test of which a block was refused has no values."""
     found: Found = {}
     refused = dict[str, str]()
-    for test, number in tasks:
-        with safe_open(_path(work, (test, number)), framework="pt") as file:
-            if note := (file.metadata() or {}).get("refused"):
-                refused[test] = note
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
-                line, kind = name.split("|")
-                values = found.setdefault(line, {})
-                new = file.get_tensor(name)
-                values[kind] = torch.cat([values[kind], new]) if kind in values else new
-                if kind == "own":
-                    block = torch.full((len(new),), number)
-                    before = values.get("block", block[:0])
-                    values["block"] = torch.cat([before, block])
+    for block, (test, number) in blocks.items():
+        stored, notes = read_block(work, block)
+        if note := notes.get("refused"):
+            refused[test] = note
+        for name, new in stored.items():
+            line, kind = name.split("|")
+            values = found.setdefault(line, {})
+            values[kind] = torch.cat([values[kind], new]) if kind in values else new
+            if kind == "own":
+                numbers = torch.full((len(new),), number)
+                values["block"] = torch.cat([values.get("block", numbers[:0]), numbers])
     gone = {line for test in refused for line in TESTS[test].lines}
     return {line: values for line, values in found.items() if line not in gone}, refused
 

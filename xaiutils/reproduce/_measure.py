@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce._explained import heatmap, image_set, inputs, weights
+from xaiutils.reproduce._long_run import Found, Run, add_options, over_images
 from xaiutils.reproduce._options import (
     chosen,
     image_range,
@@ -24,9 +25,7 @@ from xaiutils.reproduce._options import (
     require_known,
     require_positive,
 )
-from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._tables import interval, pair_row, write_table
-from xaiutils.reproduce._work import by_blocks, keep_plan
 
 _DATA = ("imagenet-sample", "tiny-imagenet", "photos")
 _RIGHT = "named rightly"
@@ -98,8 +97,6 @@ _NEED_BOXES = ("energy", "pointing")
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``measure`` to the command line."""
     measure = commands.add_parser("measure", help="occlusion, simplicity and boxes, map by map")
-    measure.add_argument("--work", type=Path, required=True, help="folder of the blocks")
-    measure.add_argument("--out", type=Path, required=True, help="tables begin with this path")
     measure.add_argument("--model", required=True, help="a name of models.available_classifiers()")
     measure.add_argument("--data", choices=_DATA, required=True)
     measure.add_argument("--images", type=image_range, help="first:last[:stride]")
@@ -110,11 +107,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     measure.add_argument("--repeats", type=int, default=1, help="draws of the noise of occlusion")
     measure.add_argument("--reliability", action="store_true", help="occlude with other noise too")
     measure.add_argument("--seed", type=int, default=0)
-    measure.set_defaults(run=run)
+    add_options(measure, prepare, write)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure the blocks that are not there yet, then write the tables."""
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     require_known(options, methods=attribution.METHODS, measures=MEASURES)
     require_positive(options, "region_size", "repeats")
     classifier = models.load_classifier(options.model)
@@ -131,19 +128,19 @@ def run(options: argparse.Namespace) -> int:
         "occlusion": [options.region_size, options.fill, options.repeats, options.seed],
         "reliability": options.reliability,
     }
-    keep_plan(options.work, plan)
-    measured = partial(_measured, options, classifier, images)
-    found = by_blocks(options.work, numbers, _BLOCK, measured)
+    return over_images(plan, numbers, _BLOCK, partial(_measured, options, classifier, images))
+
+
+def write(options: argparse.Namespace, found: Found) -> dict[str, Any]:
+    """Write the tables; how often the network is right."""
     right = found.pop(_RIGHT)
     if set(options.measures) & set(_NEED_BOXES) and right.sum() < 2:
         raise SystemExit(
             f"{options.model} names {right.sum()} of {len(right)} images rightly: too few for the "
             "measures of boxes. Give more --images, or a network that is trained."
         )
-    _write(options.out, found, right)
-    record = provenance(command_line(), **plan, accuracy=round(right.double().mean().item(), 4))
-    write_json(options.out.with_name(f"{options.out.name}.json"), record)
-    return 0
+    _write_tables(options.out, found, right)
+    return {"accuracy": round(right.double().mean().item(), 4)}
 
 
 def _measured(
@@ -168,7 +165,7 @@ def _measured(
     return found
 
 
-def _write(out: Path, found: Mapping[str, Tensor], right: Tensor) -> None:
+def _write_tables(out: Path, found: Mapping[str, Tensor], right: Tensor) -> None:
     """Means with intervals, and all pairs of methods, by measure."""
     groups = dict[str, dict[str, Tensor]]()
     for key, values in found.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 _PACKAGES = ("xaiutils", "torch", "torchvision", "numpy")
 _PLACES = ("--checkpoint", "--folder", "--out", "--work")
+_NOTHING_NEW = ("--there",)  # options without a value: tables of what was computed before
 
 
 def provenance(command: str, **facts: Any) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def command_line(arguments: Sequence[str] | None = None, leave_out: Sequence[str
     for word in words:
         if word in dropped:
             next(words, None)
-        elif not word.startswith(tuple(f"{place}=" for place in dropped)):
+        elif not word.startswith((*(f"{place}=" for place in dropped), *_NOTHING_NEW)):
             kept.append(word)
     return " ".join(["python -m xaiutils.reproduce", *kept])
 

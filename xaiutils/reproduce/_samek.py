@@ -10,20 +10,16 @@ workers of a cluster compute the blocks, and this process writes them.
 import argparse
 import hashlib
 import json
-import threading
 import warnings
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from xaiutils import attribution, data, evaluation, models
-from xaiutils.reproduce import _dask
 from xaiutils.reproduce._explained import (
     extra_methods,
     heatmap,
@@ -32,27 +28,31 @@ from xaiutils.reproduce._explained import (
     mean_input,
     weights,
 )
+from xaiutils.reproduce._long_run import (
+    Found,
+    Notes,
+    Run,
+    add_ways,
+    block_path,
+    compute_missing,
+    read_block,
+    write_record,
+)
 from xaiutils.reproduce._options import (
     chosen,
     image_range,
     names,
     require_known,
     require_positive,
-    shard,
     whole_numbers,
 )
-from xaiutils.reproduce._provenance import command_line, computed_with, provenance, write_json
+from xaiutils.reproduce._provenance import command_line, provenance, write_json
 from xaiutils.reproduce._samek_tables import RANDOM_ORDER, SIGN_DRAWS, write_tables
 from xaiutils.reproduce._tables import write_table
-from xaiutils.reproduce._work import keep_plan, save
 
 _CONSTANT = "constant map/"  # before "fill/order/method": which maps were the same everywhere
 _TIED = "tied regions/"  # likewise: how many regions of each map were ordered by lot
 _DATA = ("mnist", "imagenet-sample", "tiny-imagenet", "photos", "folder")
-_HOW = ("--shard", "--dask", "--device", "--batch-size")  # options that do not change the result
-_ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
-
-Block = tuple[range, dict[str, Tensor], dict[str, str]]  # its images, all scores, notes
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,15 @@ class Plan:
     seed: int
     block: int
 
-    def blocks(self) -> list[range]:
-        """The numbers of the images in each block."""
+    def blocks(self) -> dict[str, range]:
+        """The numbers of the images in each block, by the name of its file."""
         images = range(self.first, self.last, self.stride)
-        return [images[i : i + self.block] for i in range(0, len(images), self.block)]
+        parts = [images[i : i + self.block] for i in range(0, len(images), self.block)]
+        return {f"images-{part.start:06}-{part.stop:06}": part for part in parts}
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class _Job:
     """A plan with what its blocks are computed from."""
 
     plan: Plan
@@ -134,8 +135,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     run.add_argument("--edge", choices=("keep", "drop"), default="keep")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--block", type=int, default=8, help="images that a kill may cost")
-    run.add_argument("--shard", type=shard, default=(1, 1), help="i/n: every n-th block")
-    run.add_argument("--dask", metavar="ADDRESS", help="scheduler whose workers compute the blocks")
+    add_ways(run)
     run.add_argument("--device", default="cpu")
     run.add_argument("--batch-size", type=int)
     run.set_defaults(run=run_blocks)
@@ -159,50 +159,17 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def run_blocks(options: argparse.Namespace) -> int:
     """Compute the blocks of this shard that are not there yet."""
-    run = _prepare(options)
-    keep_plan(options.work, run.record, command=command_line(leave_out=_HOW))
-    number, shards = options.shard
-    mine = run.plan.blocks()[number - 1 :: shards]
-    missing = [block for block in mine if not _path(options.work, block).exists()]
-    if not missing:
-        print("nothing left to do in this shard")
-        return 0
-    each = len(run.plan.orders) * len(run.plan.fills)
-    with tqdm(total=each * sum(map(len, missing)), unit="curves") as bar:
-        if options.dask:
-            task = partial(_block_on_worker, tuple(vars(options).items()), run.record)
-            for found in _dask.results(options.dask, task, missing):
-                _write_block(options.work, found)
-                bar.update(each * len(found[0]))
-        else:
-            for block in missing:
-                _write_block(options.work, _block(run, block, bar))
+    compute_missing(prepare, prepare(options), options)
     return 0
 
 
-def _prepare(options: argparse.Namespace) -> _Run:
+def prepare(options: argparse.Namespace) -> Run[range]:
+    """The run that was asked for, checked before anything is computed."""
     classifier = models.load_classifier(options.model, weights=options.weights)
     images = _load(options, classifier)
     plan = _plan(options, images, classifier)
-    return _Run(plan, classifier, images, options.device, options.batch_size)
-
-
-@lru_cache(maxsize=1)
-def _prepare_once(options: tuple[tuple[str, Any], ...]) -> _Run:
-    return _prepare(argparse.Namespace(**dict(options)))
-
-
-def _block_on_worker(
-    options: tuple[tuple[str, Any], ...], record: dict[str, Any], block: range
-) -> Block:
-    """Compute a block where the weights and the data are read anew, and must be the same."""
-    with _ONE_BLOCK_AT_A_TIME:
-        run = _prepare_once(options)
-        if run.record != record:
-            raise RuntimeError(
-                f"this worker has read {run.record}, not what was asked for: {record}"
-            )
-        return _block(run, block, tqdm(disable=True))
+    job = _Job(plan, classifier, images, options.device, options.batch_size)
+    return Run(job.record, plan.blocks(), partial(_block, job))
 
 
 def merge_blocks(options: argparse.Namespace) -> int:
@@ -212,13 +179,14 @@ def merge_blocks(options: argparse.Namespace) -> int:
         raise SystemExit(f"{options.work} holds no plan.json: give the --work folder of a run.")
     record = json.loads(plan_file.read_text(encoding="utf-8"))
     plan = read_plan(record)
-    missing = [b for b in plan.blocks() if not _path(options.work, b).exists()]
+    blocks = plan.blocks()
+    missing = [b for name, b in blocks.items() if not block_path(options.work, name).exists()]
     if missing:
         raise SystemExit(
-            f"{len(missing)} of {len(plan.blocks())} blocks are missing, the first with image "
+            f"{len(missing)} of {len(blocks)} blocks are missing, the first with image "
             f"{missing[0].start}. Start the run again (all shards) and merge after it."
         )
-    parts, notes = zip(*(_read_block(_path(options.work, b)) for b in plan.blocks()), strict=True)
+    parts, notes = zip(*(read_block(options.work, name) for name in blocks), strict=True)
     scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     target, label = scores.pop("target"), scores.pop("label")
     tied = {k.removeprefix(_TIED): v for k, v in scores.items() if k.startswith(_TIED)}
@@ -239,9 +207,7 @@ def merge_blocks(options: argparse.Namespace) -> int:
     given = (options.steps, options.axis, bool(before))
     tables = write_tables(options.out, scores, constant, options.resamples, tied, *given)
     written = provenance(record["command"], **facts, tables=[table.name for table in tables])
-    if before:
-        written = before | {"added": [*before.get("added", []), written]}
-    write_json(path, written)
+    write_record(options.out, written, add=options.add)
     print(f"{len(target)} images; wrote {', '.join(path.name for path in tables)}")
     return 0
 
@@ -340,17 +306,17 @@ def _fills(
     return made
 
 
-def _block(run: _Run, block: range, bar: "tqdm[Any]") -> Block:
+def _block(job: _Job, block: range) -> tuple[Found, Notes]:
     """All scores of one block, by "fill/order/method", with targets and labels."""
-    plan, module = run.plan, run.classifier.module.to(run.device)
-    image = inputs(run.images, run.classifier, block)
-    found = {"label": run.images.labels[list(block)].clone()}
-    x = image.to(run.device)
+    plan, module = job.plan, job.classifier.module.to(job.device)
+    image = inputs(job.images, job.classifier, block)
+    found = {"label": job.images.labels[list(block)].clone()}
+    x = image.to(job.device)
     with torch.no_grad():
         target = module(x).argmax(dim=1)
     found["target"] = target.cpu()
     seed = plan.seed + block.start
-    extra = extra_methods(run.classifier)
+    extra = extra_methods(job.classifier)
     heatmaps = {name: heatmap(name, module, x, target, seed, extra) for name in plan.methods}
     for fill, order in ((fill, order) for fill in plan.fills for order in plan.orders):
         with warnings.catch_warnings():  # constant heatmaps are counted in the table
@@ -363,10 +329,10 @@ def _block(run: _Run, block: range, bar: "tqdm[Any]") -> Block:
                 plan.region_size,
                 plan.steps,
                 order,
-                run.fills[fill],
+                job.fills[fill],
                 plan.repeats,
                 plan.output,
-                run.batch_size,
+                job.batch_size,
                 plan.seed,
                 region_score=plan.region_score,
                 edge=plan.edge,
@@ -376,23 +342,4 @@ def _block(run: _Run, block: range, bar: "tqdm[Any]") -> Block:
             found[f"{fill}/{order}/{method}"] = result.scores
             found[f"{_CONSTANT}{fill}/{order}/{method}"] = result.constant
             found[f"{_TIED}{fill}/{order}/{method}"] = result.tied
-        bar.update(len(block))
-    notes = {
-        "sha256": hashlib.sha256(image.numpy().tobytes()).hexdigest(),
-        "computed_with": computed_with(run.device),
-    }
-    return block, found, notes
-
-
-def _path(work: Path, block: range) -> Path:
-    return work / f"images-{block.start:06}-{block.stop:06}.safetensors"
-
-
-def _write_block(work: Path, computed: Block) -> None:
-    block, found, notes = computed
-    save(_path(work, block), found, notes)
-
-
-def _read_block(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    return found, {"sha256": hashlib.sha256(image.numpy().tobytes()).hexdigest()}

@@ -1,16 +1,13 @@
-"""What the long runs share: a work folder of one plan, whose parts are computed once each."""
+"""A work folder: it belongs to one plan, and its files are there whole or not at all."""
 
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from xaiutils.reproduce._provenance import write_json
 
@@ -54,40 +51,6 @@ def kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tens
     found = compute()
     save(path, found)
     return found
-
-
-def by_blocks(
-    work: Path, numbers: range, size: int, compute: Callable[[range], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """What is computed for every block of `size` images, put together; names in their order.
-
-    Blocks that lie in the work folder are read.
-    """
-    parts = []
-    for first in tqdm(range(0, len(numbers), size), unit="blocks"):
-        block = numbers[first : first + size]
-        parts.append(kept(block_path(work, block), partial(compute, block)))
-    return {name: torch.cat([part[name] for part in parts]) for name in sorted(parts[0])}
-
-
-def there(work: Path, numbers: range, size: int) -> tuple[dict[str, Tensor], list[int]]:
-    """The blocks that a run has stored so far, put together, and the numbers of their images.
-
-    Raises:
-        SystemExit: There is none.
-    """
-    blocks = [numbers[first : first + size] for first in range(0, len(numbers), size)]
-    stored = [block for block in blocks if block_path(work, block).exists()]
-    if not stored:
-        raise SystemExit(f"--there: no block is in {work} yet; run without it first.")
-    parts = [load_file(block_path(work, block)) for block in stored]
-    found = {name: torch.cat([part[name] for part in parts]) for name in sorted(parts[0])}
-    return found, [number for block in stored for number in block]
-
-
-def block_path(work: Path, block: range) -> Path:
-    """Where the results of these images are stored."""
-    return work / f"images-{block.start:06}.safetensors"
 
 
 def save(path: Path, found: Mapping[str, Tensor], notes: dict[str, str] | None = None) -> None:
