@@ -8,6 +8,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from xaiutils.reproduce import _dask, _long_run
 from xaiutils.reproduce.__main__ import parser
@@ -64,6 +65,7 @@ def test_the_record_says_what_there_is_to_say(run, tmp_path):
     assert found["command"] == "python -m xaiutils.reproduce powers --power=2"
     assert found["computed_with"].endswith("cpu")
     assert "measured" not in found
+    assert found["cpu_seconds"] >= 0
     assert pd.read_csv(tmp_path / "table.csv")["power"].tolist() == [n**2 for n in range(10)]
 
 
@@ -101,6 +103,15 @@ def test_what_does_not_fit_is_refused(run, tmp_path):
     for ways in ([], ["--there"]):
         with pytest.raises(SystemExit, match="its power is 2, this one's 3"):
             run("--power=3", *ways)
+
+
+def test_blocks_without_notes_have_a_place_and_no_cost(run, tmp_path):
+    run()
+    wanted, first = record(tmp_path), tmp_path / "work/images-000000.safetensors"
+    save_file(load_file(first), first)  # as they were before blocks had notes
+    run("--there")
+    found = record(tmp_path)
+    assert found == {name: value for name, value in wanted.items() if name != "cpu_seconds"}
 
 
 def test_added_records_stand_below_the_first(run, tmp_path):

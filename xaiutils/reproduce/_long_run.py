@@ -10,7 +10,8 @@ import argparse
 import json
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from xaiutils.reproduce._work import keep_plan, save
 
 HOW = ("--shard", "--dask", "--device", "--batch-size", "--there")
 """Options that say how a run is computed, and change nothing of what is found."""
+_COST = "cpu_seconds"
 _ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
 
 Task = TypeVar("Task")
@@ -99,11 +101,11 @@ def carry_out(prepare: Prepare, write: Write, options: argparse.Namespace) -> in
         compute_missing(prepare, run, options)
         if options.shard:
             return 0
-    found, stored, computers = _gathered(options.work, run)
-    facts = {**run.plan, **run.facts, **(write(options, found) or {})}
+    found, stored, about = _gathered(options.work, run)
+    facts = {**run.plan, **run.facts, **(write(options, found) or {}), **about}
     if len(stored) < len(run.blocks):
         facts["measured"] = [number for name in stored for number in run.blocks[name]]
-    record = provenance(command_line(leave_out=HOW), **facts, computed_with=computers)
+    record = provenance(command_line(leave_out=HOW), **facts)
     write_record(options.out, record, add=getattr(options, "add", False))
     return 0
 
@@ -166,9 +168,11 @@ def _computed(
 
 
 def _block(run: Run[Any], name: str, device: str) -> tuple[str, Found, Notes]:
+    before = time.process_time()
     result = run.compute(run.blocks[name])
     found, notes = result if isinstance(result, tuple) else (result, {})
-    return name, found, {"computed_with": computed_with(device)} | notes
+    spent = f"{time.process_time() - before:.2f}"
+    return name, found, {"computed_with": computed_with(device), _COST: spent} | notes
 
 
 def _on_worker(
@@ -198,8 +202,8 @@ def _device(options: argparse.Namespace) -> str:
     return str(getattr(options, "device", "cpu"))
 
 
-def _gathered(work: Path, run: Run[Any]) -> tuple[Found, list[str], str]:
-    """What the stored blocks hold, put together; their names; with what they were computed.
+def _gathered(work: Path, run: Run[Any]) -> tuple[Found, list[str], dict[str, Any]]:
+    """What the stored blocks hold, put together; their names; how they were computed.
 
     Raises:
         SystemExit: None is there, or the folder belongs to another run.
@@ -213,4 +217,11 @@ def _gathered(work: Path, run: Run[Any]) -> tuple[Found, list[str], str]:
     # Blocks had no notes once; then the folder says where its first were computed.
     kept = json.loads((work / "plan.json").read_text(encoding="utf-8")).get("computed_with", "")
     computers = {note.get("computed_with", kept) for note in notes}
-    return found, stored, "; ".join(sorted(computers))
+    return found, stored, {"computed_with": "; ".join(sorted(computers))} | cost(notes)
+
+
+def cost(notes: Iterable[Notes]) -> dict[str, float]:
+    """Seconds of one processor core that the blocks took; nothing if one does not say."""
+    spent = [note.get(_COST) for note in notes]
+    known = [float(seconds) for seconds in spent if seconds is not None]
+    return {_COST: round(sum(known), 1)} if len(known) == len(spent) else {}

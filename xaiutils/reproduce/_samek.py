@@ -35,6 +35,7 @@ from xaiutils.reproduce._long_run import (
     add_ways,
     block_path,
     compute_missing,
+    cost,
     read_block,
     write_record,
 )
@@ -198,6 +199,7 @@ def merge_blocks(options: argparse.Namespace) -> int:
         "data": record["data"] | {"images": len(target), "sha256": content.hexdigest()},
         "accuracy": round((target == label).double().mean().item(), 4),
         "computed_with": sorted({note["computed_with"] for note in notes}),
+        **cost(notes),
         "resamples": options.resamples,
         "sign_draws": SIGN_DRAWS,
         "steps": options.steps or plan.steps,
