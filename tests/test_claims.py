@@ -17,6 +17,17 @@ from xaiutils.reproduce._claims._verdict import judge, one_sided, two_sided, ver
 VERDICTS = {"supported", "contradicted", "mixed", "inconclusive", "not testable here"}
 
 
+@pytest.fixture(scope="module")
+def committed():
+    """All entries of the committed tables: each paper's, and our own."""
+    return {title: read(results.folder()) for title, read in PAPERS.items()}
+
+
+@pytest.fixture(scope="module")
+def our_own():
+    return _ours.rows(results.folder())
+
+
 def effect(mean, half=1.0, **more):
     """An effect with a 95 % interval of mean +- half, over a thousand images."""
     return Effect("mean fall of the logit", mean, mean - half, mean + half, 1000, **more)
@@ -92,6 +103,17 @@ def test_other_networks_are_shown_and_decide_nothing():
     assert "- against, of another kind: -5.00 [-6.00, -4.00]" in page
 
 
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [((3, 4), "supported"), ((-3, -4), "inconclusive"), ((3, -3), "inconclusive")],
+)
+def test_without_its_best_chance_a_method_is_not_refuted(means, expected):
+    [row] = judge([claim(*map(effect, means), best_chance=False)])
+    assert row.verdict == expected
+    assert [found.says for found in row.findings] == ["for" if m > 0 else "against" for m in means]
+    assert ("refutes nothing" in as_markdown({"It": [row]})) == (min(means) < 0)
+
+
 def test_more_comparisons_need_larger_effects():
     """Holm's correction is made over all claims that are judged together."""
     one = claim(effect(1.2))
@@ -160,8 +182,8 @@ def test_the_committed_ledger_follows_from_the_committed_tables(tmp_path):
 
 
 @pytest.mark.parametrize("title", PAPERS)
-def test_every_claim_has_its_set_up_its_verdict_and_its_intervals(title):
-    for row in judge(PAPERS[title](results.folder())):
+def test_every_claim_has_its_set_up_its_verdict_and_its_intervals(title, committed):
+    for row in judge(committed[title]):
         assert row.verdict in VERDICTS
         assert row.claim.there
         assert row.claim.here
@@ -173,11 +195,16 @@ def test_every_claim_has_its_set_up_its_verdict_and_its_intervals(title):
             assert (found.effect.margin is not None) == (row.claim.kind == "equivalence")
 
 
-def test_no_theorem_of_ours_is_credited_to_a_paper():
-    ours = _ours.rows(results.folder())
-    assert not any(row.paper for row in ours)
-    stated = {row.statement for rows in PAPERS.values() for row in rows(results.folder())}
-    assert not stated & {row.statement for row in ours}
+def test_no_two_entries_have_the_same_name(committed, our_own):
+    """The first page tells claims apart by what they state."""
+    stated = [row.statement for rows in (*committed.values(), our_own) for row in rows]
+    assert len(set(stated)) == len(stated)
+
+
+def test_no_theorem_of_ours_is_credited_to_a_paper(committed, our_own):
+    assert not any(row.paper for row in our_own)
+    stated = {row.statement for rows in committed.values() for row in rows}
+    assert not stated & {row.statement for row in our_own}
     assert not any("closed form" in words for words in stated)
 
 

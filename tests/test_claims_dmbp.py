@@ -1,9 +1,11 @@
-"""The ledger's rows on DMBP: one list of rivals, signs, and what is not a claim of the paper."""
+"""The ledger's rows on DMBP: one list of rivals, signs, and which search can refute what."""
+
+import json
 
 import pandas as pd
 import pytest
 
-from xaiutils.reproduce._claims import _dmbp, _ours
+from xaiutils.reproduce._claims import _dmbp, _dmbp_moving, _ours
 from xaiutils.reproduce._claims._verdict import judge
 
 START = "dmbp_greedy"
@@ -26,6 +28,7 @@ def write(folder, gaps, start=2.0):
     for run in (*_dmbp.SINGLE.values(), *_dmbp.BLURRED.values()):
         save(folder, run, single)
     write_oracles(folder, 0.2)
+    write_moving(folder, 0.0, 2.0, leads)
 
 
 def row(measure, first, second, gap, turned):
@@ -53,12 +56,42 @@ def write_oracles(folder, gap):
     lead.to_csv(folder / f"{_dmbp.ORACLE}-measures.csv", index=False)
 
 
+def write_moving(folder, cosine, rise, leads):
+    """Tables of both searches: their branches, what the negative one marks, and its rivals."""
+    chosen, default = _dmbp_moving.CHOSEN, _dmbp_moving.DEFAULT
+    kinds = {f"cosine, {_dmbp_moving.LOOK}": cosine, "rise": rise}
+    kinds |= dict.fromkeys(_dmbp_moving._LESS_STRICT, rise)
+    kinds |= {f"purity_{sign}, {_dmbp_moving.LOOK}": 0.9 for sign in ("positive", "negative")}
+    table = [
+        {"measure": kind, "fill": fill, "candidate": candidate, "map": view, "mean": mean}
+        | {"low": mean - 0.1, "high": mean + 0.1, "images": 30}
+        for candidate in (chosen, default)
+        for kind, mean in kinds.items()
+        for fill in (_dmbp_moving.FILLS if kind.startswith("rise") else ("(none)",))
+        for view in ("negative" if kind.startswith("rise") else "both",)
+    ]
+    candidates = {chosen: "{'learning_rate': 0.2}", default: "{'iterations': 20}"}
+    record = {"separate": 0.2, "marked": 7, "perturbation": [13, 19, "uniform", 0]}
+    record |= {"iterations": 41, "candidates": candidates, "measured": [0, 3, 6]}
+    for run in (*_dmbp_moving.RUNS.values(), _dmbp_moving.CHOICE):
+        pd.DataFrame(table).to_csv(folder / f"{run}-measures.csv", index=False)
+        (folder / f"{run}.json").write_text(json.dumps(record))
+    pairs = [
+        row("", f"{chosen}/positive", f"{r}/map", leads[r], n % 2) for n, r in enumerate(leads)
+    ]
+    pairs += [row("", f"{chosen}/positive", f"{default}/positive", 3, True)]
+    pairs += [row("", f"{_dmbp_moving.CONTROL}/positive", f"{chosen}/positive", 4, False)]
+    for number, pair in enumerate(pairs):
+        pair["p_holm"] = 0.01 if number < 2 else 0.2
+    save(folder, _dmbp_moving.RUNS["SqueezeNet 1.1"], pairs)
+
+
 @pytest.mark.parametrize(
     ("gaps", "verdict"),
     [
         ((3, 3, 4, 5, 6, 7, 8), "supported"),
-        ((-3, -3, -4, -5, -6, -7, -8), "contradicted"),
-        ((3, 0.5, -3, -4, 5, 6, 7), "mixed"),
+        ((-3, -3, -4, -5, -6, -7, -8), "inconclusive"),  # its masks hardly move: not refuted
+        ((3, 0.5, -3, -4, 5, 6, 7), "inconclusive"),
         ((3, 0.5, 3, 4, 5, 6, 7), "inconclusive"),
     ],
 )
@@ -74,6 +107,8 @@ def test_differences_are_ours_minus_theirs(tmp_path, gaps, verdict):
         assert [effect.mean for effect in claimed.claim.effects] == list(gaps) * len(runs)
         assert all(e.low == e.mean - 1 and e.high == e.mean + 1 for e in claimed.claim.effects)
         assert claimed.verdict == verdict
+        expected = ["open" if abs(gap) < 1 else "for" if gap > 0 else "against" for gap in gaps]
+        assert [found.says for found in claimed.findings] == expected * len(runs)
     for shown, runs in ((files, _dmbp.SINGLE), (boxes, _dmbp.BOXED)):
         assert [effect.mean for effect in shown.claim.effects] == list(gaps) * len(runs)
         assert shown.verdict == "not testable here"  # no reader was asked
@@ -119,7 +154,80 @@ def test_random_networks_neither_refute_nor_support(tmp_path, gap):
 
 def test_the_search_against_its_start_is_our_own_ablation(tmp_path):
     write(tmp_path, GAPS, start=-3.0)
-    *ablations, theorem = judge(_ours.rows(tmp_path))
+    ablations = judge(_ours.searches(tmp_path))
     assert [row.verdict for row in ablations] == ["contradicted"] * 4
     assert [len(row.findings) for row in ablations] == [4, 4, 4, 2]
+    [theorem] = judge([_ours.closed_form(tmp_path)])
     assert (theorem.claim.kind, theorem.verdict) == ("theorem", "")
+
+
+def moving(folder):
+    return {row.claim.statement: row for row in judge(_dmbp_moving.rows(folder))}
+
+
+@pytest.mark.parametrize(("cosine", "rise"), [(0.0, 2.0), (0.9, -2.0)])
+def test_only_the_search_whose_masks_can_move_can_refute(tmp_path, cosine, rise):
+    write(tmp_path, GAPS)
+    write_moving(tmp_path, cosine, rise, dict(zip(_dmbp.RIVALS, GAPS, strict=True)))
+    rows = [row for row in moving(tmp_path).values() if row.claim.kind == "order"]
+    separation = [row for row in rows if row.claim.statement != _dmbp.CONTRIBUTIONS]
+    assert len(separation) == 6
+    refuted = {_dmbp.SECOND: "contradicted", _dmbp.FIRST: "inconclusive"}
+    for row in separation:
+        expected = "supported" if rise > 0 else refuted[row.claim.subject]
+        assert row.verdict == expected, row.claim.statement
+        assert {found.says for found in row.findings} == {"for" if rise > 0 else "against"}
+
+
+def test_a_cosine_is_measured_from_the_bound_of_the_record(tmp_path):
+    write(tmp_path, GAPS)
+    write_moving(tmp_path, 0.15, 0.0, dict(zip(_dmbp.RIVALS, GAPS, strict=True)))
+    found = _dmbp_moving.apart(tmp_path, _dmbp_moving.CHOSEN)
+    assert [effect.mean for effect in found] == pytest.approx([0.05, 0.05])
+    ends = [(effect.low, effect.high) for effect in found]
+    assert ends == [pytest.approx((-0.05, 0.15))] * 2
+
+
+def test_the_second_search_has_the_same_rivals_and_says_who_was_not_run(tmp_path):
+    write(tmp_path, GAPS)
+    rivals = dict(zip(_dmbp.RIVALS, GAPS, strict=True))
+    row = moving(tmp_path)[_dmbp.CONTRIBUTIONS]
+    assert [found.effect.mean for found in row.findings] == list(GAPS)
+    assert row.verdict == "supported"
+    first, second = _dmbp.RIVALS[:2]
+    assert f"it is told from {first} and {second}." in row.claim.remark
+    del rivals["guided_backprop"]
+    write_moving(tmp_path, 0.0, 2.0, rivals)
+    assert "Not run: guided_backprop." in moving(tmp_path)[_dmbp.CONTRIBUTIONS].claim.here
+
+
+def test_the_set_up_of_a_search_is_that_of_its_record(tmp_path):
+    write(tmp_path, GAPS)
+    heres = {name: row.claim.here for name, row in moving(tmp_path).items()}
+    ours, first = (here for name, here in heres.items() if "different places" in name)
+    assert "SqueezeNet 1.1 (41 steps), EfficientNet-Lite0 (41 steps)" in ours
+    assert "It was chosen on 3 other images." in ours
+    assert "SqueezeNet 1.1 (20 steps), EfficientNet-Lite0 (20 steps)" in first
+    assert "chosen" not in first
+    against = [
+        row.claim.here for row in moving(tmp_path).values() if "lowers" in row.claim.statement
+    ]
+    assert all("the 7 regions of 13 x 13 pixels" in here for here in against)
+
+
+def test_a_network_on_which_a_search_was_not_run_is_not_named(tmp_path):
+    write(tmp_path, GAPS)
+    path = tmp_path / f"{_dmbp_moving.RUNS['EfficientNet-Lite0']}.json"
+    record = json.loads(path.read_text())
+    del record["candidates"][_dmbp_moving.DEFAULT]
+    path.write_text(json.dumps(record))
+    for row in moving(tmp_path).values():
+        if row.claim.kind == "order" and row.claim.subject == _dmbp.FIRST:
+            assert "EfficientNet" not in row.claim.here
+
+
+def test_which_part_of_the_second_search_decides_is_our_own_ablation(tmp_path):
+    write(tmp_path, GAPS)
+    rows = judge(_ours.targets(tmp_path))
+    assert [found.effect.mean for row in rows for found in row.findings] == [3, 4]
+    assert {row.verdict for row in rows} == {"supported"}

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from xaiutils.reproduce._claims import _bluecher, _dmbp, _grad_lam, _ours, _samek
+from xaiutils.reproduce._claims import (
+    _bluecher,
+    _dmbp,
+    _dmbp_moving,
+    _grad_lam,
+    _ours,
+    _samek,
+)
 from xaiutils.reproduce._claims._page import as_markdown, reason
 from xaiutils.reproduce._claims._row import Claim
 from xaiutils.reproduce._claims._verdict import Judged, judge
@@ -21,7 +28,7 @@ from xaiutils.reproduce.results import folder
 PAPERS: dict[str, Callable[[Path], list[Claim]]] = {
     "Samek et al. 2017": _samek.rows,
     "Bartler et al. 2020": _grad_lam.rows,
-    "Ruiz et al. 2021": _dmbp.rows,
+    "Ruiz et al. 2021": lambda results: [*_dmbp_moving.rows(results), *_dmbp.rows(results)],
     "Blücher et al. 2024, on rankings and fills": _bluecher.rows,
 }
 

@@ -6,6 +6,10 @@ from xaiutils.reproduce._claims._verdict import Finding, Judged
 
 _FOLDED_FROM = 9
 """As many measurements are folded away."""
+_NO_BEST_CHANCE = (
+    "What is against it speaks against this reconstruction, which did not have its best chance, "
+    "and refutes nothing."
+)
 _SAID = {"for": "for it", "against": "against it", "open": "open"}
 
 
@@ -25,7 +29,10 @@ def reason(row: Judged) -> str:
     kind = _counts([f for f in row.findings if f.effect.of_kind])
     other = _counts([f for f in row.findings if not f.effect.of_kind])
     counted = [kind, f"On networks of another kind: {other[0].lower()}{other[1:]}" if other else ""]
-    return " ".join(text for text in (*counted, row.claim.remark) if text)
+    against = any(found.says == "against" for found in row.findings)
+    held_back = _NO_BEST_CHANCE if against and not row.claim.best_chance else ""
+    caveats = (held_back, row.claim.remark)
+    return " ".join(text for text in (*counted, *caveats) if text)
 
 
 def _counts(findings: Sequence[Finding]) -> str:

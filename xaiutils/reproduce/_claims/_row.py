@@ -78,6 +78,8 @@ class Claim:
         effects: What we measured; it may be empty if the claim is not testable.
         remark: A caveat; for "not testable" what is missing.
         subject: What was tested, if not the paper's own method.
+        best_chance: Whether what was tested had its best chance here. If it had not, what speaks
+            against the claim speaks against our reconstruction alone, and can refute nothing.
     """
 
     paper: str
@@ -89,3 +91,4 @@ class Claim:
     effects: tuple[Effect, ...]
     remark: str = ""
     subject: str = ""
+    best_chance: bool = True

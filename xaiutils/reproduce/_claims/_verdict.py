@@ -6,7 +6,8 @@ equality within a margin is tested twice (two one-sided tests, Schuirmann 1987):
 is above minus the margin, and below the margin. Twice the smaller of the two p-values goes into
 Holm's correction, over all comparisons of the claims that are handed over together. A comparison of
 order whose interval includes zero stays open, whatever its p-value: a skewed interval can reach
-zero although its mean lies many standard errors away.
+zero although its mean lies many standard errors away. What speaks against a claim decides only if
+the method had its best chance here.
 """
 
 from collections.abc import Sequence
@@ -48,7 +49,8 @@ class Judged:
         findings: Its effects, with what each says.
         verdict: "supported" or "contradicted" if all comparisons on networks of the paper's kind
             are for it or against it, "mixed" if some are for and some against, "inconclusive"
-            otherwise, "not testable here" if there is no such comparison; empty for a theorem.
+            otherwise, "not testable here" if there is no such comparison; empty for a theorem. What
+            is against it counts as open if the method did not have its best chance.
     """
 
     claim: Claim
@@ -64,7 +66,7 @@ def judge(claims: Sequence[Claim]) -> list[Judged]:
     for claim in claims:
         if _is_tested(claim):
             findings = tuple(_finding(effect, next(adjusted)) for effect in claim.effects)
-            deciding = [found.says for found in findings if found.effect.of_kind]
+            deciding = [_counted(claim, found) for found in findings if found.effect.of_kind]
             judged.append(Judged(claim, findings, verdict(deciding)))
         else:
             findings = tuple(Finding(effect) for effect in claim.effects)
@@ -72,6 +74,11 @@ def judge(claims: Sequence[Claim]) -> list[Judged]:
                 Judged(claim, findings, "" if claim.kind == "theorem" else "not testable here")
             )
     return judged
+
+
+def _counted(claim: Claim, found: Finding) -> Says:
+    """What a comparison contributes to the verdict."""
+    return "open" if found.says == "against" and not claim.best_chance else found.says
 
 
 def verdict(says: Sequence[Says]) -> Verdict:
