@@ -5,8 +5,10 @@ import base64
 import builtins
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from teaching.marks import Chapter, Exercise, MarkError, has, is_code, names_loaded, names_stored
@@ -17,6 +19,15 @@ _STUDENT = """*Student edition.* The exercises have no solutions here. Where the
 checked, the cell below yours calls the check: put your results in the place of the dots. Run from \
 top to bottom: what is not answered stops nothing. The files `checks.py` and `checks.json` belong \
 beside this notebook."""
+_COLAB = """\
+# For Colab only: on any other machine this cell does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    book = "git+{address}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", book], check=True)
+    print("If checks.py is not in the list of files on the left, upload it, and checks.json.")"""
 _TEACHER = """*Teacher's edition: with solutions.* It is the chapter of the book in Markdown that \
 every program shows."""
 
@@ -120,6 +131,8 @@ def student(chapter: Chapter, names: Names, found: dict[str, Check]) -> Any:
         found: Its checks, see `checks`.
     """
     cells = _opening(chapter, _STUDENT)
+    if address := repository(chapter.path.parents[1]):
+        cells.insert(1, new_code_cell(_COLAB.format(address=address), id=f"{chapter.number}-colab"))
     for part in chapter.parts:
         if isinstance(part, Exercise):
             cells += _unanswered(part, found.get(part.number))
@@ -148,6 +161,15 @@ def teacher(chapter: Chapter, names: Names, found: dict[str, Check]) -> Any:
     if "widgets" in chapter.notebook.metadata:
         notebook.metadata.widgets = chapter.notebook.metadata.widgets
     return notebook
+
+
+def repository(root: Path) -> str | None:
+    """The address that ``_config.yml`` names; None where there is no such file."""
+    config = root / "_config.yml"
+    if not config.is_file():
+        return None
+    address: str = yaml.safe_load(config.read_text(encoding="utf-8"))["repository"]["url"]
+    return address
 
 
 def _opening(chapter: Chapter, words: str) -> list[Any]:
