@@ -1,7 +1,7 @@
 """Fill assets/vendor/ with the scripts and fonts that a page would else fetch from elsewhere.
 
 They are other people's code: npm fetches the exact versions of package-lock.json, checked by its
-hashes, when the book is built; nothing of them is committed.
+hashes, when the book is built; nothing of them is committed. NOTICES.txt names whose they are.
 
 Run as ``python book/_tools/vendor.py``; the build calls `fill`.
 """
@@ -13,6 +13,8 @@ import subprocess
 import sys
 from importlib.metadata import files, version
 from pathlib import Path
+
+import notices
 
 ROOT = Path(__file__).resolve().parents[2]
 MATHJAX = "mathjax/es5"
@@ -51,6 +53,7 @@ def fill(root: Path = ROOT) -> bool:
         print(f"npm could not fetch them:\n{problem}", file=sys.stderr)
         return False
     _copy(root / "node_modules", root / "assets/vendor")
+    (root / "assets/vendor/NOTICES.txt").write_text(notices.text(root), encoding="utf-8")
     (root / "assets/vendor/VERSIONS").write_text(_versions(root))  # last: says that all is there
     return True
 
