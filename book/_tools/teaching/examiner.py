@@ -7,7 +7,7 @@
 3. *The checks*: gets these values, and runs the original checks on them. No line of a student's
    runs in it, so there is nothing that a student's code could patch, print or end to pass.
 
-Run by grade.py, as ``python examiner.py DESCRIPTOR``; the descriptor leads back to it.
+`teaching.examination` starts the first; a descriptor that it gives leads back to it.
 """
 
 import builtins
@@ -20,15 +20,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-if __name__ == "__main__":  # as a script, its folder stands in the path, not the one above
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from teaching import exchange, sandbox
 
@@ -38,15 +35,47 @@ STATUSES = (PASSED, FAILED, UNANSWERED, TIMED_OUT, ERROR, BY_HAND)
 GRACE = 5  # seconds after which a check that does not end is ended
 _LONGEST = 400  # characters of a message
 _MOST_SIGHTS = 20
+# Events of Python's audit that are told to the teacher
+_TOLD = ("open", "os.", "shutil.", "subprocess.", "socket.", "ctypes.dlopen", "gc.get_")
+_QUIET = ("os.putenv", "os.unsetenv")
+_ON_FILES = {  # only outside of what the code may read
+    "open": "opens",
+    "os.listdir": "lists",
+    "os.scandir": "lists",
+    "os.walk": "lists",
+    "os.chdir": "goes to",
+    "os.mkdir": "makes",
+    "os.remove": "removes",
+    "os.rmdir": "removes",
+    "os.rename": "renames",
+    "os.truncate": "cuts",
+    "os.chmod": "changes",
+    "os.utime": "changes",
+    "os.link": "links",
+    "os.symlink": "links",
+    "shutil.rmtree": "removes",
+    "shutil.copyfile": "copies",
+    "shutil.copymode": "copies",
+    "shutil.copystat": "copies",
+    "shutil.move": "moves",
+}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the chapter's process needs to fork for a submission."""
+    """What the chapter's process needs to fork for a submission.
+
+    Attributes:
+        scratch: The folder that its code may write to.
+        readable: What it may read.
+        limits: What it may use.
+        seconds: How long an exercise may take, with its check.
+    """
 
     scratch: Path
     readable: tuple[Path, ...]
     limits: sandbox.Limits
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -54,18 +83,17 @@ class Task:
     """An exercise of a submission.
 
     Attributes:
-        before: The student's code for earlier exercises, whose errors count there.
-        code: The student's code for this one.
+        code: The student's code for it.
         results: What the student gives for each name that the check asks for: expressions.
         check: The original check; empty if there is none.
-        seconds: How long all of it may take.
+        before: The student's code for earlier exercises, where it must be run anew. Its errors
+            count there.
     """
 
-    before: tuple[str, ...]
     code: tuple[str, ...]
     results: dict[str, str]
     check: str
-    seconds: float
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,8 +113,15 @@ class Verdict:
     ended: bool = False
 
 
+@dataclass(frozen=True)
+class End:
+    """The processes of a submission have ended; if unasked, with this verdict."""
+
+    verdict: Verdict
+
+
 class AnswerStopped(BaseException):
-    """The student's process took too long or ended. (Not caught by a check's ``except``.)"""
+    """The student's process took too long or ended; no ``except`` of a check catches this."""
 
 
 class AnswerError(Exception):
@@ -111,8 +146,7 @@ def main() -> None:
         return
     channel.send("")
     while job := channel.recv():
-        _fork(job, channel, module.__dict__)
-        channel.send(Verdict(ERROR, ended=True))
+        channel.send(_fork(job, channel, module.__dict__))
 
 
 def _run(source: str, name: str, namespace: dict[str, Any]) -> None:
@@ -121,8 +155,12 @@ def _run(source: str, name: str, namespace: dict[str, Any]) -> None:
     exec(compile(source, name, "exec"), namespace)
 
 
-def _fork(job: Job, channel: Connection, namespace: dict[str, Any]) -> None:
-    """Fork the two processes of a submission, and wait for the end of both."""
+def _fork(job: Job, channel: Connection, namespace: dict[str, Any]) -> End:
+    """Fork the two processes of a submission, and wait for the end of both.
+
+    Returns:
+        The end, with the verdict on the exercise that it came in.
+    """
     ours, theirs = Pipe()
     answers = os.fork()
     if not answers:
@@ -130,15 +168,19 @@ def _fork(job: Job, channel: Connection, namespace: dict[str, Any]) -> None:
     checks = os.fork()
     if not checks:
         theirs.close()
-        _end(lambda: judge(Answers(ours), channel, namespace))
+        sandbox.limit(job.limits)
+        _end(lambda: judge(Answers(ours, job.seconds), channel, namespace))
     ours.close()
     theirs.close()
-    os.waitpid(checks, 0)
+    _, how = os.waitpid(checks, 0)
     os.kill(answers, signal.SIGKILL)
     os.waitpid(answers, 0)
+    if os.WIFSIGNALED(how) and os.WTERMSIG(how) in (signal.SIGALRM, signal.SIGXCPU):
+        return End(Verdict(TIMED_OUT, "its check took too long", ended=True))
+    return End(Verdict(ERROR, "its check broke off", ended=True))
 
 
-def _end(work: Any) -> None:
+def _end(work: Callable[[], None]) -> None:
     """Do the work of a forked process, which must not go on as its parent would."""
     try:
         work()
@@ -156,9 +198,11 @@ def answer(connection: Connection, job: Job, namespace: dict[str, Any]) -> None:
     sandbox.shut_in(job.scratch, job.readable, job.limits, [connection.fileno()])
     functions: list[Any] = []
     namespace["check"] = lambda *_, **__: None
+    sys.modules["checks"] = ModuleType("checks")
+    sys.modules["checks"].check = namespace["check"]  # type: ignore[attr-defined]
     _watch(connection, (*job.readable, job.scratch))
     while True:
-        request = _Loader(io.BytesIO(connection.recv_bytes()), namespace).load()
+        request = _Loader(io.BytesIO(connection.recv_bytes()), namespace, functions).load()
         try:
             reply = b"+" + exchange.pack(_do(request, namespace, functions), _keeper(functions))
         except exchange.NotDataError as error:
@@ -212,33 +256,25 @@ def _watch(connection: Connection, allowed: tuple[Path, ...]) -> None:
     Python's own audit; it sees what is asked for, also where the sandbox refuses it.
     """
     told: set[str] = set()
-    inside = (*map(str, allowed), os.devnull, "<", "/proc/cpuinfo", "/sys/")
-    harmful = ("os.", "shutil.", "subprocess.", "socket.", "ctypes.dlopen", "gc.get_")
-    quiet = ("os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv", "os.mkdir")
-    send, most = connection.send_bytes, _MOST_SIGHTS
+    inside = tuple(f"{path}/" for path in (*allowed, os.devnull, "/proc/cpuinfo", "/sys"))
+    send = connection.send_bytes
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open":
-            path = os.path.abspath(os.fsdecode(arguments[0])) if _is_path(arguments[0]) else "<"
-            if path.startswith(inside):
-                return
-            sight = f"opens {path}"
-        elif event.startswith(harmful) and event not in quiet:
-            path = os.fspath(arguments[0]) if arguments and _is_path(arguments[0]) else ""
-            if path and os.path.abspath(os.fsdecode(path)).startswith(inside):
-                return
-            sight = f"calls {event}"
-        else:
+        if event in _QUIET or not event.startswith(_TOLD):
             return
-        if sight not in told and len(told) < most:
+        sight = f"calls {event}"
+        if event in _ON_FILES:
+            if not arguments or not isinstance(arguments[0], str | bytes | os.PathLike):
+                return
+            path = Path(os.fsdecode(arguments[0])).resolve()
+            if f"{path}/".startswith(inside):
+                return
+            sight = f"{_ON_FILES[event]} {path}"
+        if sight not in told and len(told) < _MOST_SIGHTS:
             told.add(sight)
             send(b"!" + sight.encode(errors="replace")[:_LONGEST])
 
     sys.addaudithook(hook)
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str | bytes)
 
 
 # The process of the checks: no code of a student's runs in here
@@ -248,13 +284,18 @@ class Answers:
     """The other end of the student's process.
 
     Attributes:
-        until: When its time is over, by the monotonic clock.
+        seconds: How long an exercise may take.
         sights: What it was seen to do that no answer needs.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, seconds: float) -> None:
         self._connection = connection
-        self.until = 0.0
+        self.seconds = seconds
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with an exercise."""
+        self._until = time.monotonic() + self.seconds
         self.sights: list[str] = []
 
     def ask(self, request: tuple[Any, ...], namespace: dict[str, Any]) -> Any:
@@ -283,12 +324,12 @@ class Answers:
         if kind != b"+":
             raise AnswerError(content.decode(errors="replace"))
         try:
-            return exchange.unpack(content, lambda number: self._function(number, namespace))
+            return exchange.unpack(content, lambda number: Asked(self, number, namespace))
         except ValueError as error:
             raise AnswerError(str(error)) from None
 
     def _reply(self) -> tuple[bytes, bytes]:
-        while self._connection.poll(max(0.0, self.until - time.monotonic())):
+        while self._connection.poll(max(0.0, self._until - time.monotonic())):
             data = self._connection.recv_bytes(exchange.MOST_BYTES)
             if data[:1] != b"!":
                 return data[:1], data[1:]
@@ -296,15 +337,22 @@ class Answers:
                 self.sights.append(data[1 : _LONGEST + 1].decode(errors="replace"))
         raise AnswerStopped(TIMED_OUT, "it took too long")
 
-    def _function(self, number: int, namespace: dict[str, Any]) -> Any:
-        def ask(*arguments: Any, **options: Any) -> Any:
-            return self.ask(("call", number, arguments, options), namespace)
 
-        return ask
+@dataclass(frozen=True)
+class Asked:
+    """Stands for a function of the student's: asks the other process for its result."""
+
+    answers: Answers
+    number: int
+    namespace: dict[str, Any]
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Return what the function returns, as data."""
+        return self.answers.ask(("call", self.number, arguments, options), self.namespace)
 
 
 def judge(answers: Answers, channel: Connection, namespace: dict[str, Any]) -> None:
-    """Give a verdict on each task that comes, until there are no more or the student's process ends.
+    """Give a verdict on each task, until none is left or the student's process ends.
 
     Args:
         answers: The student's process.
@@ -313,7 +361,7 @@ def judge(answers: Answers, channel: Connection, namespace: dict[str, Any]) -> N
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while task := channel.recv():
-        signal.alarm(int(task.seconds) + GRACE)
+        signal.alarm(int(answers.seconds) + GRACE)
         verdict = examine(answers, task, namespace)
         signal.alarm(0)
         channel.send(verdict)
@@ -323,8 +371,7 @@ def judge(answers: Answers, channel: Connection, namespace: dict[str, Any]) -> N
 
 def examine(answers: Answers, task: Task, namespace: dict[str, Any]) -> Verdict:
     """The verdict on an exercise."""
-    answers.until = time.monotonic() + task.seconds
-    answers.sights = []
+    answers.begin()
     try:
         status, message = _examine(answers, task, namespace)
     except AnswerStopped as stopped:
@@ -340,10 +387,10 @@ def _examine(answers: Answers, task: Task, namespace: dict[str, Any]) -> tuple[s
     try:
         answers.ask(("run", list(task.code)), {})
         if not task.check:
-            return BY_HAND, ""
+            return BY_HAND, "no check can judge it"
         results = answers.ask(("results", task.results), namespace)
     except AnswerError as error:
-        return ERROR, f"your code stopped. {error}"
+        return ERROR if task.check else BY_HAND, f"your code stopped. {error}"
     except exchange.NotDataError as error:
         return _by_hand(answers, task, str(error))
     if not isinstance(results, dict) or results.keys() != task.results.keys():
@@ -390,19 +437,24 @@ class _Dumper(pickle.Pickler):
         super().__init__(file)
         self._names = {id(value): name for name, value in _objects(namespace)}
 
-    def persistent_id(self, value: Any) -> str | None:
+    def persistent_id(self, value: Any) -> str | int | None:
         if isinstance(value, ModuleType):
             return value.__name__
+        if isinstance(value, Asked):
+            return value.number
         _refuse_traced(value)
         return self._names.get(id(value))
 
 
 class _Loader(pickle.Unpickler):
-    def __init__(self, file: Any, namespace: dict[str, Any]) -> None:
+    def __init__(self, file: Any, namespace: dict[str, Any], functions: list[Any]) -> None:
         super().__init__(file)
         self._namespace = namespace
+        self._functions = functions
 
-    def persistent_load(self, name: str) -> Any:
+    def persistent_load(self, name: str | int) -> Any:
+        if isinstance(name, int):
+            return self._functions[name]
         return sys.modules[name] if name in sys.modules else self._namespace[name]
 
 
@@ -417,10 +469,6 @@ def _refuse_traced(value: Any) -> None:
     """A tensor whose way is recorded loses it in the other process; the check would be unfair."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        plain = type(value) in (torch.Tensor, torch.nn.Parameter)
-        if not plain or (value.requires_grad and not value.is_leaf) or torch.is_grad_enabled() < 0:
+        recorded = value.requires_grad and not isinstance(value, torch.nn.Parameter)
+        if recorded or type(value) not in (torch.Tensor, torch.nn.Parameter):
             raise TypeError("is recorded on its way through the network")
-
-
-if __name__ == "__main__":
-    main()

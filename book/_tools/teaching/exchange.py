@@ -225,7 +225,7 @@ def _read_array(kind: str, rest: list[Any], blobs: list[bytes], read: Callable[[
             return array.reshape(shape)
         case "torch", [str(name)] if torch:
             return _torch_name(torch, name)
-        case ("tensor" | "parameter"), [str(name), shape, data, bool(grows)] if torch:
+        case (("tensor" | "parameter"), [str(name), shape, data, bool(grows)]) if torch:
             dtype, content = _torch_name(torch, name), read(data)
             if math.prod(shape) * dtype.itemsize != len(content) or min(shape, default=0) < 0:
                 raise ValueError("a tensor of another size than its shape says")

@@ -27,7 +27,13 @@ _TO_READ = 1 << 2  # the right to read any file, of capset
 _CREATE_RULES, _ADD_RULE, _RESTRICT = 444, 445, 446  # Landlock's calls, on every machine
 _OLDEST_LANDLOCK = 3  # Linux 6.2, the first one that also guards against cutting files short
 # Landlock's rights, by bit
-_WRITE_FILE, _READ_FILE, _READ_FOLDER, _TRUNCATE, _ALL = 1 << 1, 1 << 2, 1 << 3, 1 << 14, (1 << 15) - 1
+_WRITE_FILE, _READ_FILE, _READ_FOLDER, _TRUNCATE, _ALL = (
+    1 << 1,
+    1 << 2,
+    1 << 3,
+    1 << 14,
+    (1 << 15) - 1,
+)
 _OF_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE | 1
 _CLONE_THREAD = 0x10000
 _LAST_KNOWN_CALL = 469
@@ -139,7 +145,7 @@ def shut_in(scratch: Path, readable: Iterable[Path], limits: Limits, keep: Seque
         os.setsid()
         _close_all_but(keep)
         os.chdir(scratch)
-        _limit(limits)
+        limit(limits)
         if os.geteuid() == 0:
             _become_nobody()
         hide()
@@ -184,7 +190,8 @@ def _become_nobody() -> None:
     _check(_libc().capset(header, struct.pack("=6I", _TO_READ, _TO_READ, 0, 0, 0, 0)))
 
 
-def _limit(limits: Limits) -> None:
+def limit(limits: Limits) -> None:
+    """Limit what this process may use, beyond what it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     memory = pages * resource.getpagesize() + limits.memory * MEGABYTE
     for kind, most in (
