@@ -109,8 +109,12 @@ def row(name: str, **wanted: str) -> dict[str, str]:
 
 
 def claims() -> dict[str, str]:
-    """Claim and verdict, of all claims of papers, in the order of the ledger."""
-    return {r["statement"] + "|" + r["paper"]: r["verdict"] for r in table("claims") if r["paper"]}
+    """Claim and verdict, of all claims of papers, in the order of the ledger.
+
+    What a method did without its best chance is in the ledger alone, beside what it did with it.
+    """
+    rows = [r for r in table("claims") if r["paper"] and r["best_chance"] == "True"]
+    return {r["statement"] + "|" + r["paper"]: r["verdict"] for r in rows}
 
 
 # ------------------------------------------------------------------------------ findings
