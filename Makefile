@@ -7,7 +7,7 @@ export XAIUTILS_OFFLINE := 1
 INSTALLED := $(VENV)/.installed
 LINTED := xaiutils book/_tools tests notebooks $(wildcard benchmarks)
 
-.PHONY: book test notebooks change teach test-teach serve lint clean
+.PHONY: book test notebooks change teach test-teach pack serve lint clean
 .DEFAULT_GOAL := book
 
 book: $(INSTALLED)  ## executes what is stale, then builds into _build/html
@@ -29,6 +29,10 @@ teach: $(INSTALLED)  ## notebooks for students and teachers, sheets, questions: 
 
 test-teach: $(INSTALLED)  ## executes both editions of every chapter: do the book's answers pass?
 	$(PY) book/_tools/teach.py --run
+
+# Such as PACK='--platform windows' or PACK='--torch FOLDER'; book/_tools/pack.py says more.
+pack: $(INSTALLED)  ## all that a class needs to work without a network: into _build/pack
+	$(PY) book/_tools/pack.py $(PACK)
 
 serve:  ## shows the built book on this machine only
 	@test -f _build/html/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }
