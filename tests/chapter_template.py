@@ -2,6 +2,9 @@
 
 import re
 import statistics
+from pathlib import Path
+
+from teaching import marks
 
 # In this order, each in a heading or at the start of a line in bold.
 SECTIONS = {
@@ -43,6 +46,8 @@ GUIDE_SECTIONS = {
 }
 KINDS = {"explorer": EXPLORER_SECTIONS, "guide": GUIDE_SECTIONS}
 MEDIAN_LINES, MOST_LINES, MOST_BYTES, EXERCISES = 6, 25, 2_000_000, 4
+ARGUED = ("find the flaw", "read the figure", "design", "project")  # a page of words may answer it
+WORDS = 30  # at least, where no code asserts the answer
 ABSOLUTE_PATH = re.compile(
     r"(?<![\w./:-])/(?:home|root|work|Users|tmp|usr|opt|mnt|var)/|\b[A-Z]:\\\\\w"
 )
@@ -76,15 +81,30 @@ def definitions(notebook):
 
 
 def exercises(notebook):
-    """Enough exercises, each with a solution that runs and asserts."""
-    text = _markdown(notebook)
-    labels = re.findall(r"\{exercise(?:-start)?\}.*\n(?:\s*:class:.*\n)?\s*:label:\s*(\S+)", text)
-    if len(labels) < EXERCISES:
-        yield f"{len(labels)} exercises with a label, {EXERCISES} are asked for"
-    solved = dict(_solutions(notebook))
-    for label in labels:
-        if "assert" not in solved.get(label, ""):
-            yield f"exercise {label} has no solution whose code asserts its result"
+    """Enough exercises of all kinds, marked as `marks` says, each with a solution that asserts.
+
+    A number can be asserted. What is asked of the reader's own picture or network, and what an
+    argument answers, cannot; there the solution is a text.
+    """
+    try:
+        found = marks.cut(Path("00_chapter.ipynb"), notebook).exercises
+    except marks.MarkError as error:
+        yield f"marks that do not fit: {error}"
+        return
+    asserted = [e for e in found if any("assert" in c.source for c in e.solution if _is_code(c))]
+    if len(asserted) < EXERCISES:
+        yield f"{len(asserted)} exercises whose solution asserts, {EXERCISES} are asked for"
+    for exercise in found:
+        argued = exercise.own or exercise.kind in ARGUED
+        words = sum(len(c.source.split()) for c in exercise.solution if not _is_code(c))
+        if exercise not in asserted and not (argued and words >= WORDS):
+            yield f"exercise {exercise.label} has no solution whose code asserts its result"
+    if missing := set(marks.LEVELS) - {exercise.level for exercise in found}:
+        yield f"no exercise of level {', '.join(map(str, sorted(missing)))}"
+    if not any(exercise.own for exercise in found):
+        yield "no exercise on the reader's own picture or network"
+    if not any(exercise.kind == "find the flaw" for exercise in found):
+        yield "no exercise in which a flaw is to be found"
 
 
 def agreement(notebook):
@@ -149,8 +169,12 @@ def _kind(notebook):
     return notebook.metadata.get("kind")
 
 
+def _is_code(cell):
+    return cell.cell_type == "code"
+
+
 def _code(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return list(filter(_is_code, notebook.cells))
 
 
 def _markdown(notebook):
@@ -163,21 +187,6 @@ def _titles(notebook):
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             yield from ((index, m[1] or m[2]) for m in pattern.finditer(cell.source))
-
-
-def _solutions(notebook):
-    """(label of the exercise, code) of every solution: gated, with cells between start and end."""
-    label, code = None, []
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            code.append(cell.source)
-            continue
-        for gate, name in re.findall(r"\{solution-(start|end)\}[ ]*(\S*)", cell.source):
-            if gate == "start":
-                label, code = name, []
-            elif label:
-                yield label, "\n".join(code)
-                label = None
 
 
 def _text(output):

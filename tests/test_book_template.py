@@ -24,11 +24,16 @@ def exemplary():
     prose += [new_markdown_cell(f"## {title.capitalize()}") for title in titles[5:8]]
     prose.append(new_code_cell("assert 1 + 1 == 2"))
     prose += [new_markdown_cell(f"## {title.capitalize()}") for title in titles[8:12]]
-    for number in range(chapter_template.EXERCISES):
+    for number, kind in enumerate(
+        ("Pencil", "Code", "Find the flaw", "Change it, your own picture")
+    ):
+        level = 1 + number % 3
+        title = f"{kind} · level {level} · 5 min · {level} point{'s' * (level > 1)}"
         prose += [
-            new_markdown_cell(f"```{{exercise}} Try\n:label: x-{number}\n```"),
+            new_markdown_cell(f"```{{exercise}} {title}\n:label: x-{number}\nTry.\n```"),
             new_markdown_cell(f"```{{solution-start}} x-{number}\n```"),
-            new_code_cell(f"assert {number} < 4"),
+            new_code_cell(f"answer = {number}", metadata={"tags": ["answer"]}),
+            new_code_cell("assert answer < 4", metadata={"tags": ["check"]}),
             new_markdown_cell("```{solution-end}\n```"),
         ]
     prose += [new_markdown_cell(f"## {title.capitalize()}") for title in titles[12:]]
@@ -61,7 +66,31 @@ def _drop_agreement(cells):
 
 
 def _drop_solution(cells):
-    next(c for c in cells if "solution-start" in c.source).source = ""
+    del cells[14:18]  # the first one, between its gates and with them
+
+
+def _argue_a_number(cells):
+    cells[15:17] = [new_markdown_cell("Words. " * 50)]
+
+
+def _say_little(cells):
+    cells[25:27] = [new_markdown_cell("So it is.")]
+
+
+def _retitle(cells):
+    cells[18].source = cells[18].source.replace("level 2", "level two")
+
+
+def _lower(cells):
+    cells[23].source = cells[23].source.replace("level 3 · 5 min · 3", "level 2 · 5 min · 2")
+
+
+def _find_none(cells):
+    cells[23].source = cells[23].source.replace("Find the flaw", "Code")
+
+
+def _take_ours(cells):
+    cells[28].source = cells[28].source.replace(", your own picture", "")
 
 
 def _lengthen(cells):
@@ -108,6 +137,13 @@ def test_exemplary_chapter_passes(exemplary):
         (_drop_definition, "no numbered definition"),
         (_drop_agreement, "does not assert that it agrees"),
         (_drop_solution, "exercise x-0 has no solution"),
+        (_argue_a_number, "exercise x-0 has no solution whose code asserts"),
+        (_argue_a_number, "3 exercises whose solution asserts, 4 are asked for"),
+        (_say_little, "exercise x-2 has no solution whose code asserts"),
+        (_retitle, "marks that do not fit: the title of x-1"),
+        (_lower, "no exercise of level 3"),
+        (_find_none, "no exercise in which a flaw"),
+        (_take_ours, "no exercise on the reader's own"),
         (_lengthen, "26 lines"),
         (_reorder, "from top to bottom"),
         (_forget_to_run, "from top to bottom"),

@@ -1,4 +1,4 @@
-"""A Sphinx extension with the three things that the book needs and its toolchain does not do.
+"""A Sphinx extension with the four things that the book needs and its toolchain does not do.
 
 1. A figure's alternative text, made by `xaiutils.plot` from what it draws and stored beside the
    picture in the notebook, reaches the page. myst-nb reads a text that is written into the cell's
@@ -8,8 +8,10 @@
    xaiutils.widgets). assets/book.css shows it on paper, and a style of its own where scripts
    are off.
 3. Where assets/vendor/ could not be filled, the scripts come from their usual addresses.
+4. Exercises are numbered by chapter: the second one of chapter 13 is 13.2, wherever it is named.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from docutils import nodes
 from myst_nb.core.config import ipywidgets_js_factory
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
 from sphinx.ext.mathjax import MATHJAX_URL
 from sphinx.util import logging
 from vendor import is_filled
@@ -72,9 +75,22 @@ def fall_back_to_cdn(app: Sphinx, config: Config) -> None:
         config["nb_ipywidgets_js"] = ipywidgets_js_factory()
 
 
+def number_exercises_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Replace the numbers that count through all pages; no page has to be read again for it."""
+    for page, numbers in env.toc_fignumbers.items():
+        chapter = re.fullmatch(r"notebooks/(\d\d)_\w+", page)
+        if chapter and "exercise" in numbers:
+            in_order = sorted(numbers["exercise"], key=numbers["exercise"].__getitem__)
+            numbers["exercise"] = {
+                label: (int(chapter[1]), place) for place, label in enumerate(in_order, 1)
+            }
+    return []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it with Sphinx."""
     app.connect("config-inited", fall_back_to_cdn)
+    app.connect("env-get-updated", number_exercises_by_chapter, priority=900)  # once they are given
     app.connect("doctree-read", copy_alternative_texts)
     app.connect("doctree-read", add_static_twins, priority=600)  # with their alternative texts
     return {"version": "1", "parallel_read_safe": True}

@@ -7,7 +7,8 @@ Everything goes into _build/teach and is made anew each time from the notebooks 
     sheets/      the exercises of a chapter to print (Markdown, HTML)
     questions/   the question bank, folded (Markdown, HTML) and for Moodle (XML)
 
-Run as ``python book/_tools/teach.py``; with ``--page`` to write the tables of book/teach.md anew;
+Run as ``python book/_tools/teach.py``; with ``--page`` to write the tables of book/teach.md anew,
+and the numbers of new exercises into a list, so that they stay;
 with ``--seconds LOG ...`` to keep what `chapters.py` printed about the time that chapters take;
 with ``--run`` to execute both editions of all chapters, or of those whose numbers follow (long).
 """
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from teaching import editions, marks, pages, plain, questions, running, times
+from teaching import editions, kept, marks, pages, plain, questions, running, times
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path("_build/teach")
 SECONDS = Path("book/_tools/teaching/seconds.csv")
 COURSES = Path("book/_tools/teaching/courses.yml")
+NUMBERS = Path("book/_tools/teaching/exercises.csv")
 PAGE = Path("book/teach.md")
 
 
@@ -136,6 +138,7 @@ def main() -> int:
         if options.seconds:
             times.write_seconds(options.seconds, ROOT / SECONDS)
         elif options.page:
+            kept.keep(chapters(), ROOT / NUMBERS)
             text = renewed((ROOT / PAGE).read_text(encoding="utf-8"))
             (ROOT / PAGE).write_text(text, encoding="utf-8")
         else:

@@ -177,12 +177,13 @@ def read(path: Path) -> Chapter:
     """
     notebook = nbformat.read(path, as_version=4)
     try:
-        return _cut(path, notebook)
+        return cut(path, notebook)
     except MarkError as error:
         raise MarkError(f"{path.name}: {error}") from None
 
 
-def _cut(path: Path, notebook: Any) -> Chapter:
+def cut(path: Path, notebook: Any) -> Chapter:
+    """A notebook in memory, cut at its marks; see `read`."""
     chapter = Chapter(path, notebook, [], [], [])
     by_label: dict[str, Exercise] = {}
     inside: Exercise | None = None
