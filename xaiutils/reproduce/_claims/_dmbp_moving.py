@@ -32,7 +32,7 @@ _LESS_STRICT = {
     "rise_over_borrowed": "less that for another picture's map",
 }
 _CAPTION = "Abstract, and the caption of Fig. 2 as others quote it"
-_ASIDE = "Abstract. The measure and its bound are ours"
+_ASIDE = "Abstract; the measure is ours"
 _APART = "Positive and negative factors come apart: the branches lie at different places"
 _AGAINST = (
     "Positive and negative factors come apart: what the negative branch marks lowers the output"
