@@ -1,5 +1,7 @@
 """Every page of the built book, in a headless browser that reaches nothing but the book."""
 
+import re
+
 import build
 import page_checks
 import pytest
@@ -59,3 +61,57 @@ def test_launch_buttons_name_the_configured_repository(book):
             for host in ("mybinder.org", "colab.research.google.com"):
                 assert any(host in link and repository in link for link in links)
             assert any(link.endswith(".ipynb") and "://" not in link for link in links)
+
+
+CHAPTER = "notebooks/11_what_is_a_heatmap"
+
+
+def brightness(colour):
+    """Of "rgb(r, g, b)", from 0 to 255."""
+    red, green, blue = map(float, re.findall(r"[\d.]+", colour)[:3])
+    return 0.3 * red + 0.59 * green + 0.11 * blue
+
+
+def test_dark_pages_are_printed_black_on_white(open_page):
+    page = open_page(CHAPTER, color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    colours = page.evaluate(
+        "() => { const of = (selector, name) => getComputedStyle(document.querySelector(selector))"
+        "[name]; return [of('body', 'backgroundColor'), of('.highlight pre', 'backgroundColor'),"
+        " of('h1', 'color'), of('.highlight span', 'color'), of('.highlight pre', 'whiteSpace')]; }"
+    )
+    page_colour, code, heading, word, space = colours
+    assert min(brightness(page_colour), brightness(code)) > 230
+    assert max(brightness(heading), brightness(word)) < 60
+    assert space == "pre-wrap"  # a long line of code is not cut off
+
+
+def test_the_keyboard_is_seen_in_the_header(open_page):
+    page = open_page(CHAPTER, viewport={"width": 1440, "height": 900})
+    page.keyboard.press("Tab")  # from now on focus is the keyboard's
+    widths = page.evaluate(
+        "() => [...document.querySelectorAll('.bd-header-article :is(a, button)')]"
+        ".filter(e => e.checkVisibility()).map(e => { e.focus(); const s = getComputedStyle(e);"
+        " return s.outlineStyle === 'none' ? 0 : parseFloat(s.outlineWidth); })"
+    )
+    assert len(widths) >= 5
+    assert min(widths) >= 2
+
+
+def test_a_formula_that_is_cut_says_so_and_no_other_does(open_page):
+    page = open_page(CHAPTER, viewport={"width": 390, "height": 800})
+    page.wait_for_selector("mjx-container[display=true]", state="attached")
+    found = page.evaluate(
+        "() => [...document.querySelectorAll('mjx-container[display=true]')].map(e => "
+        "[e.scrollWidth > e.clientWidth + 1, getComputedStyle(e).boxShadow !== 'none'])"
+    )
+    assert {tuple(each) for each in found} == {(True, True), (False, False)}
+
+
+def test_lines_are_no_longer_than_the_eye_can_follow(open_page):
+    page = open_page(CHAPTER, viewport={"width": 1440, "height": 900})
+    widths = page.evaluate(
+        "() => [...document.querySelectorAll('.bd-article section > p')]"
+        ".map(e => e.getBoundingClientRect().width)"
+    )
+    assert max(widths) <= 720
