@@ -159,10 +159,14 @@ def pictures(notebook):
 
 
 def closing(notebook):
-    """The last cell asserts what the prose states."""
+    """The last cell asserts what the prose states; what only asserts is folded away on the page."""
     cells = _code(notebook)
     if not cells or "assert" not in cells[-1].source:
         yield "its last code cell asserts nothing"
+    references = [i for i, title in _titles(notebook) if title.lower().startswith("references")]
+    for cell in filter(_is_code, notebook.cells[references[-1] :] if references else []):
+        if not cell.outputs and "hide-cell" not in cell.metadata.get("tags", ()):
+            yield f"cell {cell.id} behind the references is not folded away: tag it 'hide-cell'"
 
 
 def _kind(notebook):

@@ -125,6 +125,10 @@ def _end_without_assertion(cells):
     cells[-1].source = "2"
 
 
+def _leave_open(cells):
+    cells[-1].outputs = []
+
+
 def test_exemplary_chapter_passes(exemplary):
     assert chapter_template.complaints(exemplary, 1000) == []
 
@@ -152,6 +156,7 @@ def test_exemplary_chapter_passes(exemplary):
         (_drop_output, "shows no text to compare"),
         (_drop_alternative_text, "without alternative text"),
         (_end_without_assertion, "asserts nothing"),
+        (_leave_open, "is not folded away"),
     ],
 )
 def test_template_notices(exemplary, damage, complaint):
