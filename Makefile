@@ -7,7 +7,7 @@ export XAIUTILS_OFFLINE := 1
 INSTALLED := $(VENV)/.installed
 LINTED := xaiutils book/_tools tests notebooks $(wildcard benchmarks)
 
-.PHONY: book test notebooks change teach test-teach pack serve lint clean
+.PHONY: book test notebooks change teach test-teach pack grade serve lint clean
 .DEFAULT_GOAL := book
 
 book: $(INSTALLED)  ## executes what is stale, then builds into _build/html
@@ -33,6 +33,9 @@ test-teach: $(INSTALLED)  ## executes both editions of every chapter: do the boo
 # Such as PACK='--platform windows' or PACK='--torch FOLDER'; book/_tools/pack.py says more.
 pack: $(INSTALLED)  ## all that a class needs to work without a network: into _build/pack
 	$(PY) book/_tools/pack.py $(PACK)
+
+grade: $(INSTALLED)  ## marks students' notebooks (make grade FOLDER=...): into _build/marks
+	$(PY) book/_tools/grade.py "$(FOLDER)"
 
 serve:  ## shows the built book on this machine only
 	@test -f _build/html/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }

@@ -16,7 +16,6 @@ its points stay empty.
 import argparse
 import csv
 import re
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,11 +179,13 @@ def grade(
 
 
 def _clear(output: Path) -> None:
-    """Take away what an earlier run has left, and nothing else."""
-    if output.exists() and any(output.iterdir()) and not (output / "marks.csv").is_file():
+    """Take away what an earlier run has left; a folder with anything else in it is left alone."""
+    output.mkdir(parents=True, exist_ok=True)
+    left = list(output.iterdir())
+    if any(path.name != "marks.csv" and path.suffix != ".html" for path in left):
         raise GradeError(f"{output} holds something else than marks; give another folder")
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    for path in left:
+        path.unlink()
 
 
 def _submissions(

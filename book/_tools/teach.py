@@ -6,6 +6,7 @@ Everything goes into _build/teach and is made anew each time from the notebooks 
     teacher/     the same with solutions and outputs
     sheets/      the exercises of a chapter to print (Markdown, HTML)
     questions/   the question bank, folded (Markdown, HTML) and for Moodle (XML)
+    nbgrader/    the notebooks as nbgrader's source version
 
 Run as ``python book/_tools/teach.py``; with ``--page`` to write the tables of book/teach.md anew,
 and the numbers of new exercises into a list, so that they stay;
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from teaching import editions, kept, marks, pages, plain, questions, running, times
+from teaching import editions, kept, marks, nbgrader, pages, plain, questions, running, times
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path("_build/teach")
@@ -89,6 +90,9 @@ def _make_editions(book: list[marks.Chapter], called: plain.Names, output: Path)
         stored |= {number: check.stored() for number, check in found.items()}
         for kind, notebook in made.items():
             nbformat.write(notebook, output / kind / chapter.path.name)
+        source = output / "nbgrader/source" / chapter.path.stem / chapter.path.name
+        source.parent.mkdir(parents=True)
+        nbformat.write(nbgrader.source_version(chapter, made["student"], found), source)
     for kind in ("student", "teacher"):
         shutil.copy(Path(__file__).parent / "teaching/checks.py", output / kind)
         (output / kind / "checks.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")

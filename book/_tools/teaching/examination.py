@@ -110,6 +110,8 @@ class Examination:
             for task in tasks:
                 self._channel.send(task)
                 reply = self._channel.recv()
+                if isinstance(reply, str):
+                    raise ExaminationError(reply)
                 found.append(reply.verdict if isinstance(reply, examiner.End) else reply)
                 if isinstance(reply, examiner.End):
                     return found

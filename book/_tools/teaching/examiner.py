@@ -27,6 +27,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from teaching import exchange, sandbox
 
 PASSED, FAILED, UNANSWERED = "passed", "failed", "not answered"
@@ -145,6 +147,7 @@ def main() -> None:
         channel.send(f"{type(error).__name__}: {error}")
         return
     channel.send("")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a student's words don't reach the terminal
     while job := channel.recv():
         channel.send(_fork(job, channel, module.__dict__))
 
@@ -155,23 +158,26 @@ def _run(source: str, name: str, namespace: dict[str, Any]) -> None:
     exec(compile(source, name, "exec"), namespace)
 
 
-def _fork(job: Job, channel: Connection, namespace: dict[str, Any]) -> End:
+def _fork(job: Job, channel: Connection, namespace: dict[str, Any]) -> End | str:
     """Fork the two processes of a submission, and wait for the end of both.
 
     Returns:
-        The end, with the verdict on the exercise that it came in.
+        The end, with the verdict on the exercise that it came in; or why no process could be shut
+        in, so that none of the student's code was run.
     """
     ours, theirs = Pipe()
     answers = os.fork()
     if not answers:
         _end(lambda: answer(theirs, job, namespace))
+    theirs.close()
+    said = ours.recv_bytes().decode() if ours.poll(GRACE) else "it does not begin"
+    if said:
+        return said
     checks = os.fork()
     if not checks:
-        theirs.close()
         sandbox.limit(job.limits)
         _end(lambda: judge(Answers(ours, job.seconds), channel, namespace))
     ours.close()
-    theirs.close()
     _, how = os.waitpid(checks, 0)
     os.kill(answers, signal.SIGKILL)
     os.waitpid(answers, 0)
@@ -193,9 +199,14 @@ def _end(work: Callable[[], None]) -> None:
 
 
 def answer(connection: Connection, job: Job, namespace: dict[str, Any]) -> None:
-    """Shut this process in, then do what it is asked over the connection."""
+    """Shut this process in and say so, then do what it is asked over the connection."""
     _leave_home(job.scratch)
-    sandbox.shut_in(job.scratch, job.readable, job.limits, [connection.fileno()])
+    try:
+        sandbox.shut_in(job.scratch, job.readable, job.limits, [connection.fileno()])
+    except sandbox.ShutInError as error:
+        connection.send_bytes(str(error).encode())
+        return
+    connection.send_bytes(b"")
     functions: list[Any] = []
     namespace["check"] = lambda *_, **__: None
     sys.modules["checks"] = ModuleType("checks")
@@ -318,7 +329,7 @@ class Answers:
             self._connection.send_bytes(buffer.getvalue())
             kind, content = self._reply()
         except (EOFError, OSError):
-            raise AnswerStopped(ERROR, "its process ended") from None
+            raise AnswerStopped(ERROR, "its process ended, or its results are too large") from None
         if kind == b"?":
             raise exchange.NotDataError(content.decode(errors="replace"))
         if kind != b"+":
@@ -338,7 +349,7 @@ class Answers:
         raise AnswerStopped(TIMED_OUT, "it took too long")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Asked:
     """Stands for a function of the student's: asks the other process for its result."""
 
@@ -414,7 +425,22 @@ def _check(answers: Answers, task: Task, names: dict[str, Any]) -> tuple[str, st
     except Exception as error:
         said = f"{type(error).__name__}: {error}"[:_LONGEST]
         return _by_hand(answers, task, said) if asked else (ERROR, f"the check stopped. {said}")
+    if hollow := [name for name in task.results if _is_hollow(names[name])]:
+        return BY_HAND, f"The check passes, but {' and '.join(hollow)} is empty or not finite."
     return PASSED, ""
+
+
+def _is_hollow(value: Any) -> bool:
+    """Whether a value is empty or not finite: of such, much is true without a reason."""
+    if isinstance(value, list | tuple | dict):
+        entries = value.values() if isinstance(value, dict) else value
+        return not value or any(map(_is_hollow, entries))
+    if hasattr(value, "isfinite"):  # a tensor
+        return not value.numel() or not bool(value.isfinite().all())
+    if isinstance(value, float | np.ndarray | np.number):
+        array = np.asarray(value)
+        return not array.size or (array.dtype.kind in "fc" and not np.isfinite(array).all())
+    return False
 
 
 def _by_hand(answers: Answers, task: Task, why: str) -> tuple[str, str]:

@@ -13,7 +13,6 @@ import ctypes
 import errno
 import os
 import platform
-import resource
 import struct
 import sys
 from collections.abc import Iterable, Sequence
@@ -192,6 +191,8 @@ def _become_nobody() -> None:
 
 def limit(limits: Limits) -> None:
     """Limit what this process may use, beyond what it has."""
+    import resource  # Windows has none, and is told so by `complaint`
+
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     memory = pages * resource.getpagesize() + limits.memory * MEGABYTE
     for kind, most in (
