@@ -124,6 +124,13 @@ def test_more_comparisons_need_larger_effects():
     assert p_values == evaluation.holm([two_sided(e) for row in many for e in row.effects])
 
 
+@pytest.mark.parametrize(("mean", "shown"), [(3, "p < 0.001"), (0.1, "p 0.845"), (-1.0, "p 0.050")])
+def test_a_line_ends_with_its_corrected_p_value(mean, shown):
+    page = as_markdown({"It": judge([claim(effect(mean))])})
+    assert f"(1000 images), {shown}\n" in page
+    assert ", p " not in as_markdown({"It": judge([claim(effect(mean), kind="not testable")])})
+
+
 def test_what_tests_no_claim_is_not_counted_among_the_comparisons():
     shown = [claim(effect(0.01), effect(0.01), kind="not testable") for _ in range(5)]
     alone, *others = judge([claim(effect(1.2)), *shown])

@@ -93,8 +93,11 @@ def _measured(findings: Sequence[Finding]) -> str:
 
 
 def _line(finding: Finding) -> str:
+    if finding.p_holm is None:
+        return str(finding.effect)
     other = "" if finding.effect.of_kind else ", of another kind"
-    return f"{finding.says}{other}: {finding.effect}" if finding.says else str(finding.effect)
+    p_value = "< 0.001" if finding.p_holm < 0.001 else f"{finding.p_holm:.3f}"
+    return f"{finding.says}{other}: {finding.effect}, p {p_value}"
 
 
 def _theorems(claims: Sequence[Judged]) -> str:
