@@ -1,4 +1,4 @@
-"""Mark a folder of submissions: student's notebooks, by the book's own checks.
+"""Mark a folder of submissions, students' notebooks, by the book's own checks.
 
     python book/_tools/grade.py FOLDER
 

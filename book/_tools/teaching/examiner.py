@@ -10,6 +10,8 @@
 `teaching.examination` starts the first; a descriptor that it gives leads back to it.
 """
 
+from __future__ import annotations  # Windows, which is to be refused in words, has no Connection
+
 import builtins
 import contextlib
 import io
@@ -22,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing import connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -135,7 +137,7 @@ class AnswerError(Exception):
 
 def main() -> None:
     """Run a chapter, then fork for one submission after the other until there are no more."""
-    channel = Connection(int(sys.argv[1]))
+    channel = connection.Connection(int(sys.argv[1]))
     sandbox.hide()
     module = ModuleType(exchange.CHAPTER)
     sys.modules[exchange.CHAPTER] = module
@@ -158,14 +160,14 @@ def _run(source: str, name: str, namespace: dict[str, Any]) -> None:
     exec(compile(source, name, "exec"), namespace)
 
 
-def _fork(job: Job, channel: Connection, namespace: dict[str, Any]) -> End | str:
+def _fork(job: Job, channel: connection.Connection, namespace: dict[str, Any]) -> End | str:
     """Fork the two processes of a submission, and wait for the end of both.
 
     Returns:
         The end, with the verdict on the exercise that it came in; or why no process could be shut
         in, so that none of the student's code was run.
     """
-    ours, theirs = Pipe()
+    ours, theirs = connection.Pipe()
     answers = os.fork()
     if not answers:
         _end(lambda: answer(theirs, job, namespace))
@@ -198,29 +200,29 @@ def _end(work: Callable[[], None]) -> None:
 # The process of the answers: nothing that it says is believed
 
 
-def answer(connection: Connection, job: Job, namespace: dict[str, Any]) -> None:
+def answer(link: connection.Connection, job: Job, namespace: dict[str, Any]) -> None:
     """Shut this process in and say so, then do what it is asked over the connection."""
     _leave_home(job.scratch)
     try:
-        sandbox.shut_in(job.scratch, job.readable, job.limits, [connection.fileno()])
+        sandbox.shut_in(job.scratch, job.readable, job.limits, [link.fileno()])
     except sandbox.ShutInError as error:
-        connection.send_bytes(str(error).encode())
+        link.send_bytes(str(error).encode())
         return
-    connection.send_bytes(b"")
+    link.send_bytes(b"")
     functions: list[Any] = []
     namespace["check"] = lambda *_, **__: None
     sys.modules["checks"] = ModuleType("checks")
     sys.modules["checks"].check = namespace["check"]  # type: ignore[attr-defined]
-    _watch(connection, (*job.readable, job.scratch))
+    _watch(link, (*job.readable, job.scratch))
     while True:
-        request = _Loader(io.BytesIO(connection.recv_bytes()), namespace, functions).load()
+        request = _Loader(io.BytesIO(link.recv_bytes()), namespace, functions).load()
         try:
             reply = b"+" + exchange.pack(_do(request, namespace, functions), _keeper(functions))
         except exchange.NotDataError as error:
             reply = b"?" + _said(error)
         except BaseException as error:
             reply = b"-" + _said(f"{type(error).__name__}: {error}")
-        connection.send_bytes(reply)
+        link.send_bytes(reply)
 
 
 def _leave_home(scratch: Path) -> None:
@@ -261,14 +263,14 @@ def _said(words: Any) -> bytes:
     return str(words)[:_LONGEST].encode(errors="replace")
 
 
-def _watch(connection: Connection, allowed: tuple[Path, ...]) -> None:
+def _watch(link: connection.Connection, allowed: tuple[Path, ...]) -> None:
     """Tell of what no answer needs, at once: later the code may have seen to it that none is told.
 
     Python's own audit; it sees what is asked for, also where the sandbox refuses it.
     """
     told: set[str] = set()
     inside = tuple(f"{path}/" for path in (*allowed, os.devnull, "/proc/cpuinfo", "/sys"))
-    send = connection.send_bytes
+    send = link.send_bytes
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in _QUIET or not event.startswith(_TOLD):
@@ -299,8 +301,8 @@ class Answers:
         sights: What it was seen to do that no answer needs.
     """
 
-    def __init__(self, connection: Connection, seconds: float) -> None:
-        self._connection = connection
+    def __init__(self, link: connection.Connection, seconds: float) -> None:
+        self._link = link
         self.seconds = seconds
         self.begin()
 
@@ -326,7 +328,7 @@ class Answers:
         except Exception as error:
             raise exchange.NotDataError(f"a function of what {error}") from None
         try:
-            self._connection.send_bytes(buffer.getvalue())
+            self._link.send_bytes(buffer.getvalue())
             kind, content = self._reply()
         except (EOFError, OSError):
             raise AnswerStopped(ERROR, "its process ended, or its results are too large") from None
@@ -340,8 +342,8 @@ class Answers:
             raise AnswerError(str(error)) from None
 
     def _reply(self) -> tuple[bytes, bytes]:
-        while self._connection.poll(max(0.0, self._until - time.monotonic())):
-            data = self._connection.recv_bytes(exchange.MOST_BYTES)
+        while self._link.poll(max(0.0, self._until - time.monotonic())):
+            data = self._link.recv_bytes(exchange.MOST_BYTES)
             if data[:1] != b"!":
                 return data[:1], data[1:]
             if len(self.sights) < _MOST_SIGHTS:
@@ -362,7 +364,7 @@ class Asked:
         return self.answers.ask(("call", self.number, arguments, options), self.namespace)
 
 
-def judge(answers: Answers, channel: Connection, namespace: dict[str, Any]) -> None:
+def judge(answers: Answers, channel: connection.Connection, namespace: dict[str, Any]) -> None:
     """Give a verdict on each task, until none is left or the student's process ends.
 
     Args:

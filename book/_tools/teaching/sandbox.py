@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import platform
+import signal
 import struct
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,8 @@ from pathlib import Path
 
 NOBODY = 65534
 MEGABYTE = 1 << 20
-_NO_NEW_PRIVILEGES, _SECCOMP, _DUMPABLE, _KEEP_RIGHTS = 38, 22, 4, 8  # of prctl
+# Of prctl
+_NO_NEW_PRIVILEGES, _SECCOMP, _DUMPABLE, _KEEP_RIGHTS, _DIE_WITH_PARENT = 38, 22, 4, 8, 1
 _TO_READ = 1 << 2  # the right to read any file, of capset
 _CREATE_RULES, _ADD_RULE, _RESTRICT = 444, 445, 446  # Landlock's calls, on every machine
 _OLDEST_LANDLOCK = 3  # Linux 6.2, the first one that also guards against cutting files short
@@ -48,6 +50,7 @@ class Machine:
     fcntl: int
     ioctl: int
     prlimit: int
+    prctl: int
 
 
 # Numbers that are the same on both: signals by file descriptor, io_uring (which goes past the
@@ -74,6 +77,7 @@ _MACHINES = {
         fcntl=72,
         ioctl=16,
         prlimit=302,
+        prctl=157,
     ),
     "aarch64": Machine(
         0xC00000B7,
@@ -95,6 +99,7 @@ _MACHINES = {
         fcntl=25,
         ioctl=29,
         prlimit=261,
+        prctl=167,
     ),
 }
 
@@ -148,6 +153,7 @@ def shut_in(scratch: Path, readable: Iterable[Path], limits: Limits, keep: Seque
         if os.geteuid() == 0:
             _become_nobody()
         hide()
+        _check(_libc().prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0))
         _check(_libc().prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
         _allow_files(scratch, readable)
         _filter_calls(_MACHINES[platform.machine()])
@@ -256,6 +262,7 @@ def call_filter(machine: Machine) -> bytes:
         lines += [line(equal, call, 0, 1), line(give, refuse)]
     lines += forbid_if(machine.clone, 0, bits, _CLONE_THREAD, holds=False)
     lines += forbid_if(machine.prlimit, 0, equal, 0, holds=False)  # of other processes
+    lines += forbid_if(machine.prctl, 0, equal, _DIE_WITH_PARENT, holds=True)
     for signals in (8, 10, 15):  # by an event on a file: F_SETOWN, F_SETSIG, F_SETOWN_EX
         lines += forbid_if(machine.fcntl, 1, equal, signals, holds=True)
     for signals in (0x8901, 0x8902):  # FIOSETOWN, SIOCSPGRP
