@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import collections
 import functools
 import hashlib
 import math
@@ -486,6 +487,17 @@ def test_questions_for_moodle(made, path):
         assert sorted(grades) == ["0"] * (len(question.answers) - 1) + ["100"]
         assert all(a.findtext("feedback/text").strip() for a in element.findall("answer"))
         assert "$" not in element.findtext("questiontext/text")
+
+
+@pytest.mark.parametrize("path", BANKS, ids=lambda path: path.stem)
+def test_the_right_answer_stands_everywhere_equally_often(path):
+    ordered = list(questions._in_order(questions.read(path)))
+    places = collections.Counter(
+        next(n for n, a in enumerate(answers) if a.right) for _, answers in ordered
+    )
+    counts = [places[place] for place in range(min(len(answers) for _, answers in ordered))]
+    assert max(counts) - min(counts) <= 1
+    assert all(set(answers) == set(question.answers) for question, answers in ordered)
 
 
 @pytest.mark.parametrize("path", BANKS, ids=lambda path: path.stem)

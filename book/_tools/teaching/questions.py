@@ -13,7 +13,8 @@ A file ``book/questions/11.yml`` has the questions of chapter 11: a list whose e
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,13 +128,28 @@ def _answer(entry: Any, place: str) -> Answer:
 
 def folded(chapter: int, questions: Iterable[Question]) -> str:
     """Questions as Markdown, their answers folded away without a script, in an order by lot."""
-    drawn = [replace(q, answers=tuple(sorted(q.answers, key=_lot))) for q in questions]
+    drawn = [replace(q, answers=answers) for q, answers in _in_order(list(questions))]
     return _FOLDED.render(chapter=chapter, questions=drawn)
 
 
-def _lot(answer: Answer) -> str:
-    """Where an answer stands: anywhere, but always in the same place."""
-    return hashlib.sha256(answer.text.encode()).hexdigest()
+def _in_order(questions: list[Question]) -> Iterator[tuple[Question, tuple[Answer, ...]]]:
+    """Each question with its answers by lot, but always in the same order.
+
+    Among questions in a row the right answer stands in each place equally often: nobody learns
+    where it mostly is.
+    """
+    seen = Counter[int]()
+    for question in questions:
+        places = range(len(question.answers))
+        place = min(places, key=lambda p: (seen[p], _lot(f"{question.name} {p}")))
+        seen[place] += 1
+        right = next(answer for answer in question.answers if answer.right)
+        answers = sorted(set(question.answers) - {right}, key=lambda answer: _lot(answer.text))
+        yield question, (*answers[:place], right, *answers[place:])
+
+
+def _lot(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def moodle(chapter: int, questions: Iterable[Question]) -> str:
