@@ -264,15 +264,23 @@ def describe(target: Target, wheels: Path, check: str) -> dict:
         "for": {"python": target.python, "system": target.system, "machine": target.machine},
         "install": INSTALL,
         "installed": sum(map(unpacked, paths)),
+        "room": sum(unpacked(path, bytecode=True) for path in paths),
         "check": check,
         "wheels": {path.name: path.stat().st_size for path in paths},
     }
 
 
-def unpacked(wheel: Path) -> int:
-    """The bytes of a wheel once it is installed: its files, and as much bytecode as it has code."""
+def unpacked(wheel: Path, bytecode: bool = False) -> int:
+    """The bytes of a wheel's files once it is installed.
+
+    Args:
+        wheel: The wheel.
+        bytecode: Count bytecode too, which is about as large as the code, and is written when a
+            module is first imported.
+    """
     with zipfile.ZipFile(wheel) as archive:
-        return sum(i.file_size * (2 if i.filename.endswith(".py") else 1) for i in archive.filelist)
+        files = archive.filelist
+    return sum(f.file_size * (2 if bytecode and f.filename.endswith(".py") else 1) for f in files)
 
 
 def sizes(pack: Path, about: dict) -> list[str]:
@@ -301,7 +309,7 @@ def _megabytes(size: float) -> str:
 
 def read_me(target: Target, pack: Path, about: dict) -> str:
     """The text of READ-ME.txt."""
-    room = about["installed"] / MEGABYTE
+    room = about["room"] / MEGABYTE
     held = "\n".join(f"- {line}" for line in sizes(pack, about)[:3])
     return f"""Heatmaps Under Test: the notebooks, and all that they need. No network is asked.
 

@@ -53,7 +53,7 @@ def install(pack: Path, home: Path) -> None:
     environment = home / "environment"
     before = is_environment(environment)
     if not before:
-        check_room(home, about["installed"])
+        check_room(home, about["room"])
         print(f"Making {environment}", flush=True)
         make_environment(environment)
     print(f"Installing {len(about['wheels'])} packages: some minutes without a word", flush=True)
@@ -191,7 +191,8 @@ def pip(environment: Path, *words: str) -> None:
         InstallError: pip fails; with the end of what it said.
     """
     command = [python_of(environment), "-m", "pip", "install", "--quiet", "--no-input"]
-    run([*command, "--disable-pip-version-check", *words], environment)
+    command += ["--no-compile", "--disable-pip-version-check"]  # Python compiles what it imports
+    run([*command, *words], environment)
 
 
 def run(command: list[str | Path], folder: Path) -> None:
