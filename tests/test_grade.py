@@ -166,6 +166,12 @@ def _nameless(notebook):
     notebook.nbformat_minor = 4
 
 
+BOX = """
+import dataclasses
+@dataclasses.dataclass
+class Box:
+    side: int
+squares = Box(4)"""
 OTHERS = {
     "empty": ({}, None),
     "perfect": (PERFECT, None),
@@ -177,6 +183,7 @@ OTHERS = {
     "late": (PERFECT | {"10.2": "import time\ndouble = lambda x: time.sleep(99)"}, None),
     "raises": ({"10.2": "def double(x):\n    return x / 0"}, None),
     "own-class": ({"10.1": "class Sum:\n    pass\ntotal = Sum()", "10.2": "double = 8"}, None),
+    "own-dataclass": ({"10.3": BOX}, None),
     "lies": (
         {"10.2": "class Yes(int):\n    __eq__ = bool\ndef double(x):\n    return Yes(x)"},
         None,
@@ -231,6 +238,7 @@ def _statuses(graded, name):
         ("late", PASSED | {"10.2": "timed out"}),
         ("raises", NOTHING | {"10.2": "error"}),
         ("own-class", NOTHING | {"10.1": "by hand", "10.2": "error"}),
+        ("own-dataclass", NOTHING | {"10.3": "by hand"}),
         ("lies", NOTHING | {"10.2": "failed"}),
         ("hollow", NOTHING | {"10.3": "by hand"}),
     ],
@@ -431,6 +439,13 @@ def test_what_pack_does_not_write_is_refused(tree):
     text = json.dumps(tree).encode()
     data = struct.pack("<3Q", 1, len(text), 4) + text + b"1234"
     with pytest.raises(ValueError, match="what came is no result"):
+        exchange.unpack(data, lambda number: number)
+
+
+def test_objects_of_unknown_classes_are_told_apart():
+    text = json.dumps(["object", exchange.CHAPTER, "Net", ["dict", []]]).encode()
+    data = struct.pack("<2Q", 0, len(text)) + text
+    with pytest.raises(exchange.NotDataError, match="kind Net, which the book does not know"):
         exchange.unpack(data, lambda number: number)
 
 

@@ -57,6 +57,7 @@ def unpack(data: bytes, function: Callable[[int], Any]) -> Any:
 
     Raises:
         ValueError: It is nothing that `pack` writes.
+        NotDataError: It is an object of a class that is not known here.
     """
     try:
         count, size = struct.unpack_from("<2Q", data)
@@ -69,6 +70,8 @@ def unpack(data: bytes, function: Callable[[int], Any]) -> Any:
             blobs.append(data[start : start + length])
             start += length
         return _read(tree, blobs, function)
+    except NotDataError:
+        raise
     except Exception as error:
         raise ValueError(f"what came is no result: {type(error).__name__}: {error}") from None
 
@@ -254,8 +257,10 @@ def _torch_name(torch: Any, name: str) -> Any:
 
 def _rebuild(home: str, name: str, state: dict[str, Any]) -> Any:
     """An object of a class that the reader has already loaded, without running its code."""
-    kind: Any = sys.modules[home]
+    kind: Any = sys.modules.get(home)
     for part in name.split("."):
+        if part not in getattr(kind, "__dict__", ()):
+            raise NotDataError(f"an object of the kind {name}, which the book does not know")
         kind = vars(kind)[part]
     if not isinstance(kind, type) or kind.__module__ != home or not is_trusted(kind):
         raise ValueError(f"an object of {home}.{name}, which is not handed over")
