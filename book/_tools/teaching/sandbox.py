@@ -28,13 +28,8 @@ _TO_READ = 1 << 2  # the right to read any file, of capset
 _CREATE_RULES, _ADD_RULE, _RESTRICT = 444, 445, 446  # Landlock's calls, on every machine
 _OLDEST_LANDLOCK = 3  # Linux 6.2, the first one that also guards against cutting files short
 # Landlock's rights, by bit
-_WRITE_FILE, _READ_FILE, _READ_FOLDER, _TRUNCATE, _ALL = (
-    1 << 1,
-    1 << 2,
-    1 << 3,
-    1 << 14,
-    (1 << 15) - 1,
-)
+_WRITE_FILE, _READ_FILE, _READ_FOLDER, _TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 14
+_ALL = (1 << 15) - 1
 _OF_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE | 1
 _CLONE_THREAD = 0x10000
 _LAST_KNOWN_CALL = 469
@@ -66,7 +61,8 @@ _MACHINES = {
             *(272, 308, 165, 166, 155, 161),  # unshare, setns, mount, umount, pivot_root, chroot
             *(321, 298, 323),  # bpf, perf_event_open, userfaultfd
             *(250, 248, 249),  # keyctl, add_key, request_key
-            *(41, 29, 68, 64, 240),  # socket, shmget, msgget, semget, mq_open
+            *(41, 240, 241),  # socket, mq_open, mq_unlink
+            *(29, 30, 31, 64, 65, 66, 220, 68, 69, 70, 71),  # shared memory, semaphores, messages
             *(141, 251, 203, 144, 314, 142),  # priorities and processors of other processes
             *(279, 256, 304),  # move_pages, migrate_pages, open_by_handle_at
             *(90, 91, 268, 92, 93, 94, 260),  # chmod and chown
@@ -88,7 +84,8 @@ _MACHINES = {
             *(97, 268, 40, 39, 41, 51),
             *(280, 241, 282),
             *(219, 217, 218),
-            *(198, 194, 186, 190, 180),
+            *(198, 180, 181),
+            *(194, 195, 196, 190, 191, 192, 193, 186, 187, 188, 189),
             *(140, 30, 122, 119, 274, 118),
             *(239, 238, 265),
             *(52, 53, 54, 55),
