@@ -177,6 +177,7 @@ def test_wheel_of_the_project_carries_all_tables(tmp_path):
     prefix = f"{'-'.join(wheel.name.split('-')[:2])}.data/data/share/xaiutils/results/"
     tables = {p.name for p in results.folder().iterdir() if p.suffix in {".csv", ".json"}}
     assert {name.removeprefix(prefix) for name in inside if name.startswith(prefix)} == tables
+    assert {"LICENSE", "LICENSE-TEXT"} < {name.rpartition("/")[2] for name in inside}
     modules = {p.relative_to(pack.ROOT).as_posix() for p in pack.ROOT.glob("xaiutils/**/*.py")}
     assert modules == {name for name in inside if name.endswith(".py")}
 

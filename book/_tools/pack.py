@@ -32,13 +32,8 @@ import teach
 TOOLS = Path(__file__).resolve().parent
 ROOT = TOOLS.parents[1]
 OUTPUT = Path("_build/pack")
-SOURCES = (
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-    "xaiutils",
-    "results",
-)  # of the project's wheel
+# What the project's own wheel is built from.
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "LICENSE-TEXT", "xaiutils", "results")
 INSTALL = "xaiutils[read]"
 CHECK = """import torch, torchvision, jupyterlab, ipykernel
 from xaiutils import attribution, data, evaluation, models, plot, widgets
