@@ -109,7 +109,8 @@
       const fills = data.words.fill[chosen.keys[PART.fill]] !== data.none;
       const fill = fills ? `; fill: ${named("fill", chosen)}` : "";
       const [measure, network] = ["measure", "network"].map((kind) => capital(named(kind, chosen)));
-      return `${measure}${less}. ${network}${fill}; ${chosen.n} ${chosen.of}.`;
+      const setting = word("setting", chosen) && `; ${word("setting", chosen)}`;
+      return `${measure}${less}. ${network}${fill}${setting}; ${chosen.n} ${chosen.of}.`;
     }
 
     const isDifference = () => chosen.keys[PART.control] !== nothing;

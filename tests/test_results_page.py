@@ -273,6 +273,7 @@ def test_a_choice_changes_plot_table_and_command(open_page):
     title = page.locator(".rx-title").inner_text()
     assert title.startswith("Area between the two curves (ABPC), less the map of another picture.")
     assert "CNN, digits; fill: blur" in title
+    assert title.endswith(" pictures.")
     command = page.locator(".rx-command").inner_text()
     assert command != before
     assert "--model mnist_cnn" in command

@@ -391,17 +391,12 @@ class ResultsExplorer(SphinxDirective):
 def add_its_files(
     app: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
 ) -> None:
-    """Style and script for the explorer's page alone."""
+    """Style and script for the explorer's page alone, and the long table beside it."""
     raws = document.findall(nodes.raw) if document is not None else ()
     if any("data-results-explorer" in raw.astext() for raw in raws):
         app.add_css_file("results.css")
         app.add_js_file("results.js", loading_method="defer")
         leave_out_formulas(context, document)
-
-
-def write_table(app: Sphinx, problem: Exception | None) -> None:
-    """Put the long table beside the page."""
-    if problem is None and app.builder.format == "html":
         results_table.write(Path(app.outdir) / "_static" / DOWNLOAD)
 
 
@@ -409,5 +404,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive with Sphinx."""
     app.add_directive("results-explorer", ResultsExplorer)
     app.connect("html-page-context", add_its_files)
-    app.connect("build-finished", write_table)
     return {"version": "1", "parallel_read_safe": True}

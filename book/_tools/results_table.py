@@ -476,9 +476,9 @@ def _better(measure: str) -> str:
 def _unit(measure: str, setting: str, file: str) -> str:
     """The unit of a measure; that of the output where nothing else is said."""
     if file.startswith("grad-lam") and measure not in _UNITS:
-        return "reconstruction"
+        return "distance of reconstructions"
     if file.startswith("gradlam") and measure == "area":
-        return "reconstruction"
+        return "distance of reconstructions"
     base = measure.partition(",")[0].removeprefix("fall of ")
     for name, unit in _UNITS.items():
         if base == name or base.startswith((f"{name}_", f"{name} of")):
