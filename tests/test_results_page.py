@@ -61,9 +61,12 @@ def _described():
         yield re.findall(r"`([^`]+)`", files), text, must, may
 
 
+ENTRIES = list(_described())
+
+
 def _fitting(file):
     """The entry of the longest pattern that fits: it says most."""
-    found = [(len(p), entry) for entry in _described() for p in entry[0] if fnmatchcase(file, p)]
+    found = [(len(p), entry) for entry in ENTRIES for p in entry[0] if fnmatchcase(file, p)]
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
@@ -87,12 +90,12 @@ def test_every_file_is_described_as_it_is(file):
 
 
 def test_nothing_is_described_that_is_not_there():
-    for patterns, *_ in _described():
+    for patterns, *_ in ENTRIES:
         assert any(fnmatchcase(file, pattern) for file in FILES for pattern in patterns), patterns
 
 
 def test_no_two_entries_share_a_pattern():
-    counted = Counter(pattern for patterns, *_ in _described() for pattern in patterns)
+    counted = Counter(pattern for patterns, *_ in ENTRIES for pattern in patterns)
     assert [pattern for pattern, number in counted.items() if number > 1] == []
 
 
