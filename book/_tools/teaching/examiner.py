@@ -138,7 +138,7 @@ class AnswerError(Exception):
 def main() -> None:
     """Run a chapter, then fork for one submission after the other until there are no more."""
     channel = connection.Connection(int(sys.argv[1]))
-    sandbox.hide()
+    sandbox.guard()
     module = ModuleType(exchange.CHAPTER)
     sys.modules[exchange.CHAPTER] = module
     module.__dict__.update(__builtins__=builtins, display=lambda *_, **__: None)
@@ -177,6 +177,7 @@ def _fork(job: Job, channel: connection.Connection, namespace: dict[str, Any]) -
         return said
     checks = os.fork()
     if not checks:
+        sandbox.guard()
         sandbox.limit(job.limits)
         _end(lambda: judge(Answers(ours, job.seconds), channel, namespace))
     ours.close()

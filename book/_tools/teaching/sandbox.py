@@ -125,9 +125,10 @@ def complaint() -> str:
     return ""
 
 
-def hide() -> None:
-    """Keep other processes of the same user out of this one's memory."""
-    _libc().prctl(_DUMPABLE, 0, 0, 0, 0)
+def guard() -> None:
+    """Keep other processes of the same user out of this one's memory, and end with the parent."""
+    _check(_libc().prctl(_DUMPABLE, 0, 0, 0, 0))
+    _check(_libc().prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0))
 
 
 def shut_in(scratch: Path, readable: Iterable[Path], limits: Limits, keep: Sequence[int]) -> None:
@@ -149,8 +150,7 @@ def shut_in(scratch: Path, readable: Iterable[Path], limits: Limits, keep: Seque
         limit(limits)
         if os.geteuid() == 0:
             _become_nobody()
-        hide()
-        _check(_libc().prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0))
+        guard()
         _check(_libc().prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
         _allow_files(scratch, readable)
         _filter_calls(_MACHINES[platform.machine()])
