@@ -9,8 +9,8 @@ change what is found and not what it costs. The plan multiplies these costs by t
 pictures, methods, orders and draws of an experiment on validation pictures of ImageNet.
 
 Costs are in seconds of one processor core, of which other programs take nothing, the least of the
-repeats. With ``--save`` they go to results/benchmark-cost.csv, with the record beside them, and the
-page's tables to results/benchmark-cost.md.
+repeats. With ``--save`` they go to results/benchmark-hours.csv, with the record beside them, and the
+page's tables to results/benchmark-hours.md.
 """
 
 import argparse
@@ -32,8 +32,8 @@ NETWORKS = (
 )  # fmt: skip
 METHODS = {  # one of each kind, and how many methods of the kind the plan has
     "gradient": ("input_x_gradient", 4),
-    "average of gradients": ("integrated_gradients", 2),
-    "class activation map": ("grad_cam", 2),
+    "average_of_gradients": ("integrated_gradients", 2),
+    "class_activation_map": ("grad_cam", 2),
     "LRP": ("lrp_epsilon_plus", 4),
 }
 STEPS, SIDE = 100, 9
@@ -69,7 +69,7 @@ def parts(name):
     def forward():
         module(x)
 
-    yield "forward pass", forward
+    yield "forward_pass", forward
     for kind, (method, _) in METHODS.items():
         yield kind, lambda method=method: attribution.METHODS[method](module, x, target)
     yield "curve", curve
@@ -92,7 +92,7 @@ def as_page(costs):
     return (
         f"Seconds of one processor core for one picture of 224 pixels. A curve has {STEPS} squares "
         f"of {SIDE} pixels, in one order with one draw of uniform noise.\n\n"
-        f"{costs.round(2).to_markdown()}\n\n"
+        f"{costs.rename(columns=lambda name: name.replace('_', ' ')).round(2).to_markdown()}\n\n"
         f"Core hours for {PICTURES:,} pictures, {methods} methods, {ORDERS} orders of each map and "
         f"{DRAWS} random ones.\n\n{hours.round(0).astype(int).to_markdown()}\n\n"
         f"Together {whole:,.0f} core hours: {whole / CORES / 24:.1f} days on {CORES} cores. The "
@@ -119,12 +119,12 @@ def main(arguments=None):
     print(as_page(costs))
     if options.save:
         typed = ["python benchmarks/cost.py", *(sys.argv[1:] if arguments is None else arguments)]
-        path = RESULTS / "benchmark-cost.csv"
+        path = RESULTS / "benchmark-hours.csv"
         write_text(path, costs.to_csv(float_format="%.4g"))
         stored = pd.read_csv(path).set_index("network")  # so that the page is that of the table
-        write_text(RESULTS / "benchmark-cost.md", as_page(stored))
+        write_text(RESULTS / "benchmark-hours.md", as_page(stored))
         record = provenance(" ".join(typed), methods=METHODS, steps=STEPS, region_size=SIDE)
-        write_json(RESULTS / "benchmark-cost.json", record)
+        write_json(RESULTS / "benchmark-hours.json", record)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from xaiutils.reproduce._options import shard
 from xaiutils.reproduce._provenance import command_line, computed_with, provenance, write_json
 from xaiutils.reproduce._work import keep_plan, save
 
-HOW = ("--shard", "--dask", "--device", "--batch-size", "--there")
+HOW = ("--shard", "--dask", "--device", "--batch-size")
 """Options that say how a run is computed, and change nothing of what is found."""
 _COST = "cpu_seconds"
 _ONE_BLOCK_AT_A_TIME = threading.Lock()  # in a worker with several threads: torch has its own
