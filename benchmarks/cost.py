@@ -9,8 +9,8 @@ change what is found and not what it costs. The plan multiplies these costs by t
 pictures, methods, orders and draws of an experiment on validation pictures of ImageNet.
 
 Costs are in seconds of one processor core, of which other programs take nothing, the least of the
-repeats. With ``--save`` they go to results/benchmark-hours.csv, with the record beside them, and the
-page's tables to results/benchmark-hours.md.
+repeats. With ``--save`` they go to results/benchmark-hours.csv, with the record beside them, and
+the page's tables to results/benchmark-hours.md.
 """
 
 import argparse
