@@ -114,6 +114,30 @@ def test_blocks_without_notes_have_a_place_and_no_cost(run, tmp_path):
     assert found == {name: value for name, value in wanted.items() if name != "cpu_seconds"}
 
 
+def test_tables_of_what_is_there_need_nothing_that_computes_it(run, tmp_path, monkeypatch):
+    run()
+    before, compute = record(tmp_path), _long_run.over_images
+
+    def never():
+        raise AssertionError("made, though nothing is computed")
+
+    def over_images(plan, numbers, size, _, **facts):
+        return compute(plan, numbers, size, _long_run.lazily(never), **facts)
+
+    monkeypatch.setattr(_long_run, "over_images", over_images)
+    run("--there")
+    run()
+    assert record(tmp_path) == before
+
+
+def test_what_computes_is_made_once():
+    made = []
+    compute = _long_run.lazily(lambda: made.append(1) or (lambda block: {"sum": sum(block)}))
+    assert not made
+    assert [compute(range(n))["sum"] for n in (3, 4)] == [3, 6]
+    assert made == [1]
+
+
 def test_added_records_stand_below_the_first(run, tmp_path):
     run()
     first = record(tmp_path)

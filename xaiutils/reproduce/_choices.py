@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.evaluation._pictures import Draws, replaced
 from xaiutils.reproduce._explained import heatmap, inputs, mean_input, weights
-from xaiutils.reproduce._long_run import Run, add_options, over_images
+from xaiutils.reproduce._long_run import Run, add_options, lazily, over_images
 from xaiutils.reproduce._options import chosen, image_range, names, require_known
 from xaiutils.reproduce._tables import drawn, interval, reliability, write_table
 
@@ -79,12 +79,15 @@ def prepare(options: argparse.Namespace) -> Run[range]:
         "region_sizes": list(options.region_sizes),
         "seed": options.seed,
     }
-    fills = _fills(classifier, images, numbers)
-    measure = partial(_block, _place if placement else _judge, options, classifier, images, fills)
+
+    def measure() -> Callable[[range], Scores]:
+        part, fills = _place if placement else _judge, _fills(classifier, images, numbers)
+        return partial(_block, part, options, classifier, images, fills)
+
     size = _BLOCKS[options.data]
-    if len(numbers) % size == 1:
-        numbers = numbers[:-1]  # a map can only be borrowed from another image of the block
-    return over_images(plan, numbers, size, measure)
+    # A map can only be borrowed from another image of the block.
+    several = numbers[:-1] if len(numbers) % size == 1 else numbers
+    return over_images(plan, several, size, lazily(measure))
 
 
 def write(options: argparse.Namespace, found: Scores) -> None:

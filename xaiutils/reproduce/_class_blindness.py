@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from xaiutils import attribution, data, evaluation, graph, models
 from xaiutils.attribution import Difference, LogOdds, Target
 from xaiutils.reproduce._explained import inputs, mean_input, weights
-from xaiutils.reproduce._long_run import Run, add_options, over_images
+from xaiutils.reproduce._long_run import Run, add_options, lazily, over_images
 from xaiutils.reproduce._options import chosen, image_range, names, require_known
 from xaiutils.reproduce._tables import interval, write_table
 
@@ -122,9 +122,12 @@ def prepare(options: argparse.Namespace) -> Run[range]:
         "block": options.block,
         "seed": options.seed,
     }
-    fill = evaluation.Constant(mean_input(images, classifier, numbers))
-    measure = partial(_block, options, classifier, images, fill)
-    return over_images(plan, numbers, options.block, measure)
+
+    def measure() -> Callable[[range], Scores]:
+        fill = evaluation.Constant(mean_input(images, classifier, numbers))
+        return partial(_block, options, classifier, images, fill)
+
+    return over_images(plan, numbers, options.block, lazily(measure))
 
 
 def _require_known(options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ channel, and ``_abs_squares`` of what a whole square sums to, so that within it 
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import combinations, product
 from typing import Any
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from xaiutils import attribution, data, evaluation, models
 from xaiutils.reproduce._explained import heatmap, inputs, mean_input, weights
-from xaiutils.reproduce._long_run import Run, add_options, over_images
+from xaiutils.reproduce._long_run import Run, add_options, lazily, over_images
 from xaiutils.reproduce._options import (
     chosen,
     image_range,
@@ -115,9 +115,12 @@ def prepare(options: argparse.Namespace) -> Run[range]:
         "block": options.block,
         "seed": options.seed,
     }
-    fills = _fills(options, classifier, images, numbers)
-    measure = partial(_block, options, classifier, images, fills)
-    return over_images(plan, numbers, options.block, measure)
+
+    def measure() -> Callable[[range], Scores]:
+        fills = _fills(options, classifier, images, numbers)
+        return partial(_block, options, classifier, images, fills)
+
+    return over_images(plan, numbers, options.block, lazily(measure))
 
 
 def _images(options: argparse.Namespace) -> data.ImageSet:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -68,6 +68,15 @@ def over_images(
     """A run over the images with these numbers, in blocks of so many."""
     parts = [numbers[first : first + size] for first in range(0, len(numbers), size)]
     return Run(plan, {f"images-{part.start:06}": part for part in parts}, compute, facts)
+
+
+def lazily(make: Callable[[], Callable[[Task], Found]]) -> Callable[[Task], Found]:
+    """A function of blocks that is made when the first is computed.
+
+    What it is made of may need all images of a run, which tables of stored blocks do not.
+    """
+    made = cache(make)
+    return lambda block: made()(block)
 
 
 def add_options(parser: argparse.ArgumentParser, prepare: Prepare, write: Write) -> None:
