@@ -1,8 +1,8 @@
 """The plan of a large run: its arithmetic by hand, and the page made of the stored costs."""
 
-import importlib.util
 from pathlib import Path
 
+import cost
 import pandas as pd
 import pytest
 
@@ -12,19 +12,11 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def cost():
-    spec = importlib.util.spec_from_file_location("cost", ROOT / "benchmarks/cost.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def measured():
     return results.table("benchmark-hours").set_index("network")
 
 
-def test_the_plan_by_hand(cost):
+def test_the_plan_by_hand():
     kinds = {
         "gradient": 1.0, "average_of_gradients": 10.0, "class_activation_map": 2.0, "LRP": 3.0
     }  # fmt: skip
@@ -37,7 +29,7 @@ def test_the_plan_by_hand(cost):
     assert hours["all"] == pytest.approx(50_000 * 108 / 3600)
 
 
-def test_the_stored_page_is_that_of_the_stored_costs(cost, measured):
+def test_the_stored_page_is_that_of_the_stored_costs(measured):
     assert (ROOT / "results/benchmark-hours.md").read_text() == cost.as_page(measured)
     assert list(measured.index) == list(cost.NETWORKS)
 
@@ -48,7 +40,7 @@ def test_a_map_costs_what_its_passes_do(measured):
     assert (measured["average_of_gradients"] > 5 * measured["gradient"]).all()
 
 
-def test_the_parts_are_measured(cost):
+def test_the_parts_are_measured():
     name, work = next(cost.parts("squeezenet1_1"))
     assert name == "forward_pass"
     assert 0 < cost.least(work, 1) < 5

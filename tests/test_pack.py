@@ -1,6 +1,5 @@
 """The pack for a class: what is collected for which machine, and what its installer does."""
 
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import nbformat
 import pack
 import pytest
 from nbformat.v4 import new_notebook
+from packed import install, start
 
 from xaiutils.reproduce import results
 
@@ -31,18 +31,6 @@ optional-dependencies = {{ read = ["lab"] }}
 packages = ["xaiutils"]
 data-files = {{ "share/xaiutils/results" = ["results/*.csv"] }}
 """
-
-
-def _load(name):
-    path = pack.TOOLS / "packed" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"packed_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-install = _load("install")
-start = _load("start")
 
 
 def _wheel(folder, name, version="1.0", tag="py3-none-any", requires=(), size=0):

@@ -1,7 +1,6 @@
 """Which networks are read: the check itself on small networks, and the committed table."""
 
 import importlib.metadata
-import importlib.util
 import re
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import captum.attr
 import pytest
 import torch
 import zennit.torchvision
+import zoo
 from torch import nn
 
 from xaiutils import attribution, graph
@@ -17,14 +17,6 @@ from xaiutils.reproduce import results
 ROOT = Path(__file__).parents[1]
 ROUNDING = 1e-14  # of what flows, over all layers
 PAGE = ROOT / "book/which_networks.md"
-
-
-@pytest.fixture(scope="module")
-def zoo():
-    spec = importlib.util.spec_from_file_location("zoo", ROOT / "benchmarks/zoo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +33,7 @@ def read(measured):
     ("library", "name"),
     [("timm", "test_resnet"), ("timm", "test_vit"), ("torchvision", "mobilenet_v3_small")],
 )
-def test_small_networks_are_read(zoo, library, name):
+def test_small_networks_are_read(library, name):
     found = zoo.row(library, name)
     assert found["status"] == "read", found
     assert found["gradient_error"] < 1e-10
@@ -61,14 +53,14 @@ class Sorted(nn.Module):
         return self.last(x.mean((2, 3)).sort(0).values)
 
 
-def test_a_refusal_is_told_with_its_words(zoo, monkeypatch):
+def test_a_refusal_is_told_with_its_words(monkeypatch):
     monkeypatch.setattr(zoo, "build", lambda *_: (Sorted().eval().double(), 4))
     found = zoo.row("own", "sorted")
     assert found["status"] == "refused"
     assert "sort" in found["note"]
 
 
-def test_a_fault_is_no_refusal(zoo, monkeypatch):
+def test_a_fault_is_no_refusal(monkeypatch):
     def broken(*_):
         raise KeyError("submod_9")
 
@@ -78,7 +70,7 @@ def test_a_fault_is_no_refusal(zoo, monkeypatch):
     assert (found["status"], found["note"]) == ("failed", "KeyError: 'submod_9'")
 
 
-def test_the_state_shows_every_change(zoo):
+def test_the_state_shows_every_change():
     def changes(change):
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
         before = zoo.state(network)
@@ -104,7 +96,7 @@ class Halfway(nn.Module):
         return y.flatten(1).softmax(1, dtype=torch.float32).to(x.dtype)
 
 
-def test_casts_are_left_out_and_counted(zoo):
+def test_casts_are_left_out_and_counted():
     x = torch.rand(2, 1, 2, 2, dtype=torch.float64)
     start = torch.ones(2, 4, dtype=torch.float64)
     output, _, casts = zoo.by_autograd(Halfway(), x, start)
@@ -113,7 +105,7 @@ def test_casts_are_left_out_and_counted(zoo):
     assert casts == 3
 
 
-def test_visformer_is_inexact_only_where_batchnorm_does_not_normalise(zoo):
+def test_visformer_is_inexact_only_where_batchnorm_does_not_normalise():
     network, size = zoo.build("timm", "visformer_tiny")
     drawn = torch.Generator().manual_seed(zoo.SEED)
     x = torch.randn(2, 3, size, size, generator=drawn, dtype=torch.float64)
@@ -130,7 +122,7 @@ def test_visformer_is_inexact_only_where_batchnorm_does_not_normalise(zoo):
     assert zoo.row("timm", "visformer_tiny")["statistics"] == "data"
 
 
-def test_finished_networks_are_not_run_again(zoo, tmp_path, monkeypatch):
+def test_finished_networks_are_not_run_again(tmp_path, monkeypatch):
     ran = []
 
     def row(library, name):
@@ -145,7 +137,7 @@ def test_finished_networks_are_not_run_again(zoo, tmp_path, monkeypatch):
     assert list(zoo.tabulate(tmp_path)["status"]) == ["read", "read"]
 
 
-def test_a_network_that_takes_too_long_is_interrupted(zoo):
+def test_a_network_that_takes_too_long_is_interrupted():
     def endless():
         while True:
             pass
@@ -154,13 +146,13 @@ def test_a_network_that_takes_too_long_is_interrupted(zoo):
         zoo.within(1, endless)
 
 
-def test_the_table_is_of_all_networks(zoo, measured):
+def test_the_table_is_of_all_networks(measured):
     assert list(zip(measured["library"], measured["network"], strict=True)) == zoo.networks()
     assert set(measured["status"]) <= set(zoo.STATUSES)
     assert len(zoo.TIMM) >= 80
 
 
-def test_what_is_read_is_read_exactly(zoo, read):
+def test_what_is_read_is_read_exactly(read):
     assert (read["output_error"] < 1e-10).all()
     assert (read["gradient_error"] < 1e-10).all()
     assert (read[["account_epsilon", "account_epsilon_plus"]] < 1e-9).all(axis=None)
@@ -179,7 +171,7 @@ def test_the_account_is_open_only_where_the_package_warns_of_an_explosion(read):
     assert read["account_attn_lrp"].notna().all()
 
 
-def test_the_error_of_the_gradient_is_rounding(zoo, read):
+def test_the_error_of_the_gradient_is_rounding(read):
     assert (read["gradient_rounding"] < zoo.STEEP).all()
     assert (read["gradient_error"] < zoo.STEEP).all()
     assert (read["statistics"] == "data").sum() <= 5
@@ -194,7 +186,7 @@ def test_most_networks_are_read_and_the_others_named(measured):
     assert unread["note"].notna().all()
 
 
-def test_the_page_shows_the_table(zoo, measured):
+def test_the_page_shows_the_table(measured):
     written = (results.folder() / "benchmark-zoo.md").read_text(encoding="utf-8")
     assert written == zoo.as_markdown(measured)
     assert "```{include} ../results/benchmark-zoo.md\n```" in PAGE.read_text(encoding="utf-8")
