@@ -114,7 +114,7 @@ def claims() -> dict[str, str]:
     What a method did without its best chance is in the ledger alone, beside what it did with it.
     """
     rows = [r for r in table("claims") if r["paper"] and r["best_chance"] == "True"]
-    return {r["statement"] + "|" + r["paper"]: r["verdict"] for r in rows}
+    return {r["statement"]: r["verdict"] for r in rows}
 
 
 # ------------------------------------------------------------------------------ findings
@@ -405,7 +405,7 @@ def ledger() -> str:
     verdicts = claims()
     counts = Counter(verdicts.values())
     squares = "".join(
-        f'<span class="fd-claim fd-{VERDICTS[verdict][1]}" title="{escape(claim.split("|")[0])}: '
+        f'<span class="fd-claim fd-{VERDICTS[verdict][1]}" title="{escape(claim)}: '
         f'{verdict}">{VERDICTS[verdict][0]}</span>'
         for claim, verdict in verdicts.items()
     )
