@@ -50,8 +50,9 @@ _BETTER = {
     "score": "more", "rise": "more", "agreement": "more", "negative": "more", "positive": "more",
     "gross negative": "more", "gross positive": "more", "stability": "more",
 }  # fmt: skip
+_DISTANCE = "distance of reconstructions"
 _UNITS = {
-    **dict.fromkeys(("entropy",), "bits per pixel"),
+    "entropy": "bits per pixel",
     **dict.fromkeys(("png", "jpeg"), "bytes"),
     **dict.fromkeys(("occlusion", "places", "likeness"), "rank correlation"),
     **dict.fromkeys(("agreement", "correlation", "partial", "positive_places"), "correlation"),
@@ -62,6 +63,7 @@ _UNITS = {
     **dict.fromkeys(("sum_over_output", "sum_positive", "sum_negative"), "share of the output"),
     **dict.fromkeys(("first", "energy", "pointing", "purity", "effective_share", "crossed", "share",
                      "aopc_relative", "score"), "share"),
+    **dict.fromkeys(("area", "change"), _DISTANCE),
     "probability": "probability",
 }  # fmt: skip
 _GRIDS = ("GridPG", "DiPart", "DiFull")  # of photographs, with one network
@@ -150,8 +152,9 @@ def _fills(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
     return frame.assign(control="fill " + frame["control"])
 
 
-def _alphas(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
-    return frame.assign(measure="reliability of " + frame["measure"])
+def _called(words: str) -> Callable[[pd.DataFrame, Run], pd.DataFrame]:
+    """Put words before the names of the measures."""
+    return lambda frame, _: frame.assign(measure=words + frame["measure"])
 
 
 def _agreement(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
@@ -164,10 +167,6 @@ def _agreement(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
 
 def _by_order(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
     return frame.assign(measure="aopc_" + frame["order"]).drop(columns="order")
-
-
-def _shares(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
-    return frame.assign(measure="ceiling of " + frame["measure"])
 
 
 def _exchanged(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
@@ -186,10 +185,6 @@ def _watched(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
 
 def _small(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
     return frame.assign(network="small networks, " + frame["network"])
-
-
-def _lowered(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
-    return frame.assign(measure="fall of " + frame["measure"])
 
 
 def _branches(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -289,48 +284,44 @@ def _card_unit(line: str, what: str) -> str:
     return {"per cent": "%", "change": "size of the map"}.get(name, name)
 
 
-_LOT = ("constant_maps", "tied_regions")
+_AREAS = Recipe(drop=("constant_maps", "tied_regions"), change=_gains)
 _COMPARED = Recipe(change=_gains)
+_RELIABILITY = Recipe(
+    {"alpha": "mean"}, {"method": "(all)", "unit": "alpha"}, change=_called("reliability of ")
+)
+_AGREEMENT = Recipe(
+    {"spearman": "mean", "first": "fill"},
+    {"method": "(all)", "unit": "rank correlation"},
+    change=_agreement,
+)
 RECIPES: dict[str, Recipe] = {
-    "samek-*-areas": Recipe(drop=_LOT, change=_gains),
+    "samek-*-areas": _AREAS,
     "samek-*-comparisons": _COMPARED,
     "samek-*-steps": _COMPARED,
     "samek-*-fills": Recipe({"first": "fill"}, change=_fills),
-    "samek-*-reliability": Recipe(
-        {"alpha": "mean"}, {"method": "(all)", "unit": "alpha"}, change=_alphas
-    ),
-    "dmbp-*-methods-areas": Recipe(drop=_LOT, change=_gains),
+    "samek-*-reliability": _RELIABILITY,
+    "dmbp-*-methods-areas": _AREAS,
     "dmbp-*-methods-comparisons": _COMPARED,
-    "dmbp-tiny_*-areas": Recipe(drop=_LOT, change=_gains),
+    "dmbp-tiny_*-areas": _AREAS,
     "dmbp-tiny_*-comparisons": _COMPARED,
     "controls-*-areas": Recipe({"map": "method", "whose": "map"}, change=_lots),
     "controls-*-differences": Recipe({"first": "map"}, change=_lots, comparisons=True),
-    "controls-*-agreement": Recipe(
-        {"spearman": "mean", "first": "fill"},
-        {"method": "(all)", "unit": "rank correlation"},
-        change=_agreement,
-    ),
+    "controls-*-agreement": _AGREEMENT,
     "ceiling-*-areas": Recipe(change=_by_order),
     "ceiling-*-shares": Recipe(
         {"share": "mean", "p_half": "p", "p_half_holm": "p_holm"},
         {"unit": "%", "against": 50.0, "control": BY_LOT},
-        change=_shares,
+        change=_called("ceiling of "),
         comparisons=True,
     ),
     "verdicts-*-verdicts": Recipe(drop=("place", "p_holm")),
-    "verdicts-*-agreement": Recipe(
-        {"spearman": "mean"},
-        {"method": "(all)", "unit": "rank correlation"},
-        change=_agreement,
-    ),
-    "verdicts-*-reliability": Recipe(
-        {"alpha": "mean"}, {"method": "(all)", "unit": "alpha"}, change=_alphas
-    ),
+    "verdicts-*-agreement": _AGREEMENT,
+    "verdicts-*-reliability": _RELIABILITY,
     "placement-*-placement": Recipe({"order": "method"}, {"measure": "fall", "unit": "logit"}),
     "placement-*-differences": Recipe(constant={"measure": "fall", "unit": "logit"}),
     "blindness-*-likeness": Recipe(change=_exchanged),
     "blindness-*-gains": Recipe(
-        constant={"control": "the logit's map"}, change=_lowered, comparisons=True
+        constant={"control": "the logit's map"}, change=_called("fall of "), comparisons=True
     ),
     "blindness-*-erased-areas": Recipe(constant={"fill": "constant"}, change=_watched),
     "blindness-*-erased-differences": Recipe(
@@ -347,9 +338,9 @@ RECIPES: dict[str, Recipe] = {
     "dmbp-*-comparisons": Recipe(change=_branches),
     "dmbp-oracle-measures": Recipe(constant={"of": "networks"}, change=_small),
     "dmbp-oracle-comparisons": Recipe({"minus": "control"}, {"of": "networks"}, change=_small),
-    "grad-lam-*-areas": Recipe(change=_gains),
-    "grad-lam-*-planned": Recipe(constant={"measure": "abpc"}),
-    "grad-lam-*-comparisons": Recipe(constant={"measure": "abpc"}),
+    "grad-lam-*-areas": Recipe(constant={"unit": _DISTANCE}, change=_gains),
+    "grad-lam-*-planned": Recipe(constant={"measure": "abpc", "unit": _DISTANCE}),
+    "grad-lam-*-comparisons": Recipe(constant={"measure": "abpc", "unit": _DISTANCE}),
     "grad-lam-*-randomised": Recipe(),
     "gradlam-matched-*-planned": Recipe(),
     "gradlam-matched-*-latents": Recipe(),
@@ -370,7 +361,7 @@ RECIPES: dict[str, Recipe] = {
     "cards": Recipe(change=_cards),
     "cards/*": Recipe(change=_cards),
 }
-"""By the names of their files, the first that fits; all other tables are left out."""
+"""By the names of their files, see `recipe`; all other tables are left out."""
 
 
 # ------------------------------------------------------------------------------ the long table
@@ -444,7 +435,7 @@ def _finished(frame: pd.DataFrame, run: Run, comparisons: bool) -> pd.DataFrame:
     frame["of"] = frame["of"].where(frame["of"] != "", "pictures")
     if "unit" not in frame:
         asked = zip(frame["measure"], frame["setting"], strict=True)
-        frame["unit"] = [_unit(measure, setting, run.file) for measure, setting in asked]
+        frame["unit"] = [_unit(measure, setting) for measure, setting in asked]
     if "better" not in frame:
         frame["better"] = "more" if comparisons else frame["measure"].map(_better)
     frame["better"] = frame["better"].fillna("")
@@ -473,12 +464,8 @@ def _better(measure: str) -> str:
 
 
 @cache
-def _unit(measure: str, setting: str, file: str) -> str:
+def _unit(measure: str, setting: str) -> str:
     """The unit of a measure; that of the output where nothing else is said."""
-    if file.startswith("grad-lam") and measure not in _UNITS:
-        return "distance of reconstructions"
-    if file.startswith("gradlam") and measure == "area":
-        return "distance of reconstructions"
     base = measure.partition(",")[0].removeprefix("fall of ")
     for name, unit in _UNITS.items():
         if base == name or base.startswith((f"{name}_", f"{name} of")):
