@@ -41,8 +41,13 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def packed(table):
-    return results_page.page_data(table)
+def groups(table):
+    return results_page.groups(table)
+
+
+@pytest.fixture(scope="module")
+def packed(groups):
+    return results_page.page_data(groups)
 
 
 # ------------------------------------------------------------------------------ the dictionary
@@ -230,13 +235,13 @@ def test_what_the_page_shows_is_rounded_and_no_more(table, packed):
                 assert ends[:3] == pytest.approx(wanted, abs=near)
 
 
-def test_the_first_view_has_maps_and_what_they_are_held_to(table):
-    group = results_page.first_group(table)
+def test_the_first_view_has_maps_and_what_they_are_held_to(groups):
+    group = results_page.first_group(groups)
     rows = {(method, version) for method, version, *_ in group["rows"]}
     assert {("grad_cam", "own"), ("grad_cam", "borrowed")} <= rows
     assert results_table.BY_LOT in {method for method, _ in rows}
     with pytest.raises(LookupError, match="0 groups"):
-        results_page.first_group(table[table["network"] == "mnist_cnn"])
+        results_page.first_group([g for g in groups if g["network"] == "mnist_cnn"])
 
 
 def test_linter_finds_nothing_in_the_script():

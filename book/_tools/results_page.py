@@ -249,14 +249,14 @@ def _method(value: str) -> str:
     return f"{METHODS.get(start, readable(start))}{rest}"
 
 
-def page_data(table: pd.DataFrame) -> dict[str, Any]:
-    """All that the script needs; words that repeat are numbers in lists of words."""
+def page_data(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """All that the script needs of the `groups`; words that repeat are numbers in a list."""
     words: dict[str, dict[str, int]] = {k: {} for k in (*KEYS, "method", "map", "command")}
 
     def number(kind: str, value: str) -> int:
         return words[kind].setdefault(value, len(words[kind]))
 
-    found, packed = groups(table), []
+    packed = []
     for kind in ("network", "fill", "measure", "control"):  # as the page lists them
         there = {group[kind] for group in found}
         for value in [*(v for v in ORDER[kind] if v in there), *sorted(there)]:
@@ -273,7 +273,7 @@ def page_data(table: pd.DataFrame) -> dict[str, Any]:
         facts = [group[k] for k in ("unit", "better", "against", "n", "of")]
         packed.append([keys, facts, commands, rows])
     return {
-        "words": {kind: list(found) for kind, found in words.items()},
+        "words": {kind: list(numbers) for kind, numbers in words.items()},
         "names": {kind: [name(kind, value) for value in words[kind]] for kind in ORDER},
         "groups": packed,
         "first": FIRST,
@@ -297,22 +297,23 @@ def _files() -> str:
 # ------------------------------------------------------------------------------ the page
 
 
-def first_group(table: pd.DataFrame) -> dict[str, Any]:
-    """What the page opens with.
+def first_group(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which of the `groups` the page opens with.
 
     Raises:
         LookupError: The tables have it no more.
     """
-    found = [g for g in groups(table) if all(g[key] == value for key, value in FIRST.items())]
-    if len(found) != 1:
-        raise LookupError(f"results/ has {len(found)} groups with {FIRST}, not one")
-    return found[0]
+    first = [g for g in found if all(g[key] == value for key, value in FIRST.items())]
+    if len(first) != 1:
+        raise LookupError(f"results/ has {len(first)} groups with {FIRST}, not one")
+    return first[0]
 
 
 def explorer() -> str:
     """The form, the plot and its table."""
     table = results_table.long_table()
-    first = first_group(table)
+    found = groups(table)
+    first = first_group(found)
     labels = {"network": "Network", "fill": "Fill", "measure": "Measure",
               "control": "Less a control", "run": "Table"}  # fmt: skip
     selects = "".join(
@@ -320,7 +321,7 @@ def explorer() -> str:
         f'<select id="rx-{kind}" class="rx-{kind}"></select></div>'
         for kind, label in labels.items()
     )
-    data = json.dumps(page_data(table), ensure_ascii=False, separators=(",", ":"))
+    data = json.dumps(page_data(found), ensure_ascii=False, separators=(",", ":"))
     return f"""<section class="rx" data-results-explorer aria-label="Results explorer">
 <noscript><style>.rx-live {{ display: none !important; }}</style>
 <p>Scripts are off: what stands below is the first table of many. All are in the file at the end of
