@@ -9,10 +9,11 @@ import sys
 import zipfile
 from collections import namedtuple
 
+import chapters
 import nbformat
 import pack
 import pytest
-from nbformat.v4 import new_notebook
+from nbformat.v4 import new_markdown_cell, new_notebook
 from packed import install, start
 
 from xaiutils.reproduce import results
@@ -52,16 +53,17 @@ def _wheel(folder, name, version="1.0", tag="py3-none-any", requires=(), size=0)
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A repository of a project that is as small as can be, with the students' edition made."""
+    """A repository of a project that is as small as can be."""
     root = tmp_path_factory.mktemp("root")
-    for folder in ("xaiutils", "results", "notebooks", "_build/teach/student"):
-        (root / folder).mkdir(parents=True)
+    for folder in ("xaiutils", "results", "notebooks", "book"):
+        (root / folder).mkdir()
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "xaiutils/__init__.py").touch()
     (root / "results/samek.csv").write_text("a\n1\n")
     (root / "constraints.txt").write_text("torch==2.0\nnvidia-cublas==1\nlab==1.0\n")
-    for folder in ("notebooks", "_build/teach/student"):
-        nbformat.write(new_notebook(), root / folder / "11.ipynb")
+    (root / "book/references.bib").touch()
+    chapter = new_notebook(cells=[new_markdown_cell("# Sums")], metadata=chapters.METADATA)
+    nbformat.write(chapter, root / "notebooks/11.ipynb")
     return root
 
 
@@ -114,7 +116,9 @@ def test_pack_holds_what_this_machine_needs_in_the_tried_versions(made):
     assert {path.name for path in made.iterdir()} == {
         *("READ-ME.txt", "install.py", "start.py", "notebooks", "wheels", "pack.json")
     }
-    assert (made / "notebooks/11.ipynb").is_file()
+    notebooks = {path.name for path in (made / "notebooks").iterdir()}
+    assert notebooks == {"11.ipynb", "checks.py", "checks.json"}
+    assert "Student edition" in (made / "notebooks/11.ipynb").read_text()
 
 
 def test_another_system_gets_what_that_system_needs(root, shelf, tmp_path):

@@ -24,13 +24,13 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import teach
 
 TOOLS = Path(__file__).resolve().parent
-ROOT = TOOLS.parents[1]
+ROOT = teach.ROOT
 OUTPUT = Path("_build/pack")
 # What the project's own wheel is built from.
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "LICENSE-TEXT", "xaiutils", "results")
@@ -130,8 +130,7 @@ def target_of(name: str | None, python: str | None) -> Target:
         return target
     if not target.tags:
         raise PackError(f"Packs for {target.name} are made by the Python that they are for.")
-    fields = {**vars(target), "name": f"{target.name}-{python}", "python": python}
-    return Target(**fields)
+    return replace(target, name=f"{target.name}-{python}", python=python)
 
 
 def make(
@@ -152,13 +151,14 @@ def make(
 
     Raises:
         PackError: A wheel cannot be built or fetched.
+        MarkError: The marks of a chapter do not fit together, see `teach.make`.
     """
     pack = root / OUTPUT / target.name
     shutil.rmtree(pack, ignore_errors=True)
     (pack / "wheels").mkdir(parents=True)
     own = build_own(root, pack / "wheels")
     fetch(target, own, root / "constraints.txt", torch_wheels(torch), wheels)
-    shutil.copytree(student_notebooks(root), pack / "notebooks")
+    shutil.copytree(teach.make(root) / "student", pack / "notebooks")
     for name in ("install.py", "start.py"):
         shutil.copy(TOOLS / "packed" / name, pack)
     about = describe(target, pack / "wheels", check)
@@ -240,16 +240,6 @@ def _pip(*words: str | Path, elsewhere: dict[str, str] | None = None) -> None:
     if done.returncode:
         said = "\n".join(done.stdout.strip().splitlines()[-15:])  # which versions do not agree
         raise PackError(f"pip {words[0]} failed:\n{said}")
-
-
-def student_notebooks(root: Path) -> Path:
-    """The folder of the students' edition, made anew where it is older than a chapter."""
-    folder = root / teach.OUTPUT / "student"
-    made = [path.stat().st_mtime for path in folder.glob("*.ipynb")]
-    changed = [path.stat().st_mtime for path in (root / "notebooks").glob("*.ipynb")]
-    if not made or min(made) < max(changed, default=0.0):
-        teach.make(root)
-    return folder
 
 
 def describe(target: Target, wheels: Path, check: str) -> dict:
@@ -335,7 +325,7 @@ def main() -> int:
     try:
         target = target_of(options.platform, options.python)
         pack = make(target, torch=options.torch, wheels=options.wheels)
-    except PackError as error:
+    except (PackError, teach.marks.MarkError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"Made {pack}", *sizes(pack, json.loads((pack / "pack.json").read_text())), sep="\n  ")
