@@ -118,8 +118,7 @@ class Material:
     @property
     def code(self) -> list[str]:
         """The book's own cells that a student's notebook runs, in order."""
-        parts = (p for p in self.chapter.parts if not isinstance(p, marks.Exercise))
-        return [part.source for part in parts if marks.is_code(part, "this-sample")]
+        return [cell.source for cell in self.chapter.cells if marks.is_code(cell, "this-sample")]
 
     @property
     def wanted(self) -> dict[str, tuple[str, ...]]:
@@ -225,13 +224,8 @@ def _mark(
         most = exercise.points
         points = {examiner.PASSED: most, examiner.BY_HAND: None}.get(verdict.status, 0)
         seen = (*submission.notes.get(exercise.number, ()), *verdict.sights)
-        look = "; ".join(dict.fromkeys(seen))
-        found.append(
-            Mark(
-                *(submission.name, exercise.number, points, most),
-                *(verdict.status, verdict.message, look),
-            )
-        )
+        how = (verdict.status, verdict.message, "; ".join(dict.fromkeys(seen)))
+        found.append(Mark(submission.name, exercise.number, points, most, *how))
     return found
 
 
@@ -245,12 +239,12 @@ def _write(found: list[Mark], output: Path) -> None:
             table.writerow(
                 [_harmless(mark.submission), *numbers, *map(_harmless, (mark.message, mark.look))]
             )
-    names: dict[str, str] = {}
+    taken: set[str] = set()
     for name in dict.fromkeys(mark.submission for mark in found):
         file_name = re.sub(r"[^\w.-]+", "_", name).strip(".")[:100] or "_"
-        while file_name in names:
+        while file_name in taken:
             file_name += "_"
-        names[file_name] = name
+        taken.add(file_name)
         own = [mark for mark in found if mark.submission == name]
         (output / f"{file_name}.html").write_text(page(name, own), encoding="utf-8")
 

@@ -181,16 +181,16 @@ def _opening(chapter: Chapter, words: str) -> list[Any]:
 
 def _answered(exercise: Exercise, names: Names, check: Check | None) -> list[Any]:
     """The solution, its check, and what the check must refuse."""
-    cells = [new_markdown_cell("**Solution**", id=_id(exercise, "solution"))]
+    cells = [new_markdown_cell("**Solution**", id=cell_id(exercise, "solution"))]
     cells += [_plain_cell(cell, names) for cell in exercise.solution if not has(cell, "wrong")]
     if check:
         call = check.call(exercise.number, True)
-        cells.append(new_code_cell(call, id=_id(exercise, "check")))
+        cells.append(new_code_cell(call, id=cell_id(exercise, "check")))
         explained = [cell for cell in exercise.solution if has(cell, "wrong")]
         for place, (cell, wrong) in enumerate(zip(explained, exercise.wrong, strict=True)):
             call = check.call(exercise.number, True, wrong)
             metadata = {"tags": ["wrong"]}
-            refused = new_code_cell(call, id=_id(exercise, f"wrong{place}"), metadata=metadata)
+            refused = new_code_cell(call, id=cell_id(exercise, f"wrong{place}"), metadata=metadata)
             cells += [_plain_cell(cell, names), refused]
     return cells
 
@@ -204,12 +204,13 @@ def _unanswered(exercise: Exercise, check: Check | None) -> list[Any]:
     else:
         last = f'print("{number}: not answered yet")  # take this line out when it is'
     return [
-        new_code_cell(answer, id=_id(exercise, "answer")),
-        new_code_cell(last, id=_id(exercise, "check")),
+        new_code_cell(answer, id=cell_id(exercise, "answer")),
+        new_code_cell(last, id=cell_id(exercise, "check")),
     ]
 
 
-def _id(exercise: Exercise, word: str) -> str:
+def cell_id(exercise: Exercise, word: str) -> str:
+    """The name of a cell of an exercise, such as its ``answer`` or ``check``: ``13-answer-2``."""
     return f"{exercise.chapter}-{word}-{exercise.place}"
 
 

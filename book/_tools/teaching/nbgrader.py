@@ -8,7 +8,7 @@ hidden tests. Exercises without a check are to be marked by hand there, too.
 import copy
 from typing import Any
 
-from teaching.editions import Check
+from teaching.editions import Check, cell_id
 from teaching.marks import Chapter, Exercise
 
 SCHEMA = 3
@@ -23,13 +23,13 @@ def source_version(chapter: Chapter, edition: Any, checks: dict[str, Check]) -> 
         checks: Its checks by the number of the exercise.
     """
     notebook = copy.deepcopy(edition)
-    exercises = {f"{chapter.number}-answer-{e.place}": e for e in chapter.exercises}
-    tests = {f"{chapter.number}-check-{e.place}": e for e in chapter.exercises}
+    answers = {cell_id(exercise, "answer"): exercise for exercise in chapter.exercises}
+    tests = {cell_id(exercise, "check"): exercise for exercise in chapter.exercises}
     ours = {f"{chapter.number}-edition", f"{chapter.number}-checks"}  # which speak of our checks
     ours |= {name for name, exercise in tests.items() if exercise.number not in checks}
     notebook.cells = [cell for cell in notebook.cells if cell.id not in ours]
     for cell in notebook.cells:
-        if exercise := exercises.get(cell.id):
+        if exercise := answers.get(cell.id):
             cell.source += _between("SOLUTION", exercise.answer or "# By hand")
             by_hand = exercise.number not in checks
             _mark(cell, solution=True, points=exercise.points if by_hand else None)
