@@ -99,6 +99,13 @@ def test_the_pages_bring_the_notices_with_them():
         assert f"\n{name} {version}\n" in shipped
 
 
+@pytest.mark.parametrize("name", notices.DISTRIBUTIONS)
+def test_notices_are_made_anew_when_a_package_is(name, monkeypatch):
+    before, real = vendor._versions(ROOT), vendor.version
+    monkeypatch.setattr(vendor, "version", lambda asked: real(asked) + "+1" * (asked == name))
+    assert vendor._versions(ROOT) != before
+
+
 # Elsewhere
 
 

@@ -34,7 +34,10 @@ NPM_CI = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=
 
 
 def is_filled(root: Path = ROOT) -> bool:
-    """Whether assets/vendor/ holds the versions that the lock file and the environment name."""
+    """Whether assets/vendor/ holds the versions that the lock file and the environment name.
+
+    The packages of Python whose licences NOTICES.txt tells count too.
+    """
     stamp = root / "assets/vendor/VERSIONS"
     return stamp.is_file() and stamp.read_text() == _versions(root)
 
@@ -60,8 +63,10 @@ def fill(root: Path = ROOT) -> bool:
 
 def _versions(root: Path) -> str:
     lock = hashlib.sha256((root / "package-lock.json").read_bytes()).hexdigest()
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    return f"lock {lock}\nrecipe {recipe}\nanywidget {version('anywidget')}\n"
+    tools = b"".join(Path(tool).read_bytes() for tool in (__file__, notices.__file__))
+    recipe = hashlib.sha256(tools).hexdigest()
+    packages = "".join(f"{name} {version(name)}\n" for name in notices.DISTRIBUTIONS)
+    return f"lock {lock}\nrecipe {recipe}\n{packages}"
 
 
 def _run_npm(root: Path) -> str:
