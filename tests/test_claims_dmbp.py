@@ -72,8 +72,9 @@ def write_moving(folder, cosine, rise, leads):
     ]
     candidates = {chosen: "{'learning_rate': 0.2}", default: "{'iterations': 20}"}
     record = {"separate": 0.2, "marked": 7, "perturbation": [13, 19, "uniform", 0]}
-    record |= {"iterations": 41, "candidates": candidates, "measured": [0, 3, 6]}
-    for run in (*_dmbp_moving.RUNS.values(), _dmbp_moving.CHOICE):
+    record |= {"iterations": 41, "candidates": candidates, "model": "squeezenet1_1"}
+    for number, run in enumerate((_dmbp_moving.CHOICE, *_dmbp_moving.RUNS.values())):
+        record["measured"] = [number, number + 3, number + 6]
         pd.DataFrame(table).to_csv(folder / f"{run}-measures.csv", index=False)
         (folder / f"{run}.json").write_text(json.dumps(record))
     pairs = [
@@ -206,13 +207,27 @@ def test_the_set_up_of_a_search_is_that_of_its_record(tmp_path):
     heres = {name: row.claim.here for name, row in moving(tmp_path).items()}
     ours, first = (here for name, here in heres.items() if "different places" in name)
     assert "SqueezeNet 1.1 (41 steps), EfficientNet-Lite0 (41 steps)" in ours
-    assert "It was chosen on 3 other images." in ours
+    assert "It was chosen on 3 images by another run, on squeezenet1_1; none of them" in ours
     assert "SqueezeNet 1.1 (20 steps), EfficientNet-Lite0 (20 steps)" in first
     assert "chosen" not in first
     against = [
         row.claim.here for row in moving(tmp_path).values() if "lowers" in row.claim.statement
     ]
     assert all("the 7 regions of 13 x 13 pixels" in here for here in against)
+
+
+def test_images_that_chose_the_search_are_told_where_they_are_reported_on(tmp_path):
+    write(tmp_path, GAPS)
+    path = tmp_path / f"{_dmbp_moving.RUNS['EfficientNet-Lite0']}.json"
+    record = json.loads(path.read_text())
+    record["measured"].append(3)  # one of those to choose by
+    path.write_text(json.dumps(record))
+    heres = [row.claim.here for row in moving(tmp_path).values()]
+    chosen = [here for here in heres if "It was chosen on" in here]
+    both = [here for here in chosen if "EfficientNet-Lite0 (" in here]
+    assert 0 < len(both) < len(chosen)
+    assert both == [h for h in chosen if "; 1 of them is among those of EfficientNet-Lite0." in h]
+    assert sum("; none of them is here." in here for here in chosen) == len(chosen) - len(both)
 
 
 def test_a_network_on_which_a_search_was_not_run_is_not_named(tmp_path):

@@ -21,7 +21,7 @@ RUNS = {
     "SqueezeNet 1.1": "dmbp-separation-squeezenet1_1-report",
     "EfficientNet-Lite0": "dmbp-separation-efficientnet_lite0-report",
 }
-"""Images that chose nothing."""
+"""Reports of both searches; `_chosen` says which of their images are among those to choose by."""
 CHOICE = "dmbp-separation-squeezenet1_1-choose"
 CHOSEN, DEFAULT, CONTROL = "shares", "default", "occluded"
 """What was chosen on other images; the first search; the target that asks the network itself."""
@@ -243,12 +243,25 @@ def _set_up(results: Path, candidate: str, networks: Sequence[str] = tuple(RUNS)
         if candidate in record["candidates"]
     }
     words = ", ".join(f"{name} ({number} steps)" for name, number in steps.items())
-    chose = len(_record(results, CHOICE)["measured"])
-    chosen = f" It was chosen on {chose} other images." if candidate == CHOSEN else ""
+    chosen = _chosen(results, found) if candidate == CHOSEN else ""
     return (
         f"Images of the ImageNet sample; {words}, where the call that others quote asks for "
         f"200.{chosen}"
     )
+
+
+def _chosen(results: Path, reports: Mapping[str, dict[str, Any]]) -> str:
+    """On how many images the search was chosen, and where such an image is reported on."""
+    choice = _record(results, CHOICE)
+    images = set(choice["measured"])
+    said = f" It was chosen on {len(images)} images by another run, on {choice['model']}"
+    again = {name: len(images & set(record["measured"])) for name, record in reports.items()}
+    there = [
+        f"{count} of them {'is' if count == 1 else 'are'} among those of {name}"
+        for name, count in again.items()
+        if count
+    ]
+    return f"{said}; {' and '.join(there)}." if there else f"{said}; none of them is here."
 
 
 def _steps(record: dict[str, Any], candidate: str) -> int:

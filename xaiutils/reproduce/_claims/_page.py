@@ -44,8 +44,8 @@ def _counts(findings: Sequence[Finding]) -> str:
         return f"The only comparison is {_SAID[says[0]]}."
     favour, against, undecided = (says.count(word) for word in _SAID)
     return (
-        f"Of {len(says)} comparisons, {favour} are for it, {against} against it, and "
-        f"{undecided} open."
+        f"Of {len(says)} comparisons, {favour} {'is' if favour == 1 else 'are'} for it, {against} "
+        f"against it, and {undecided} open."
     )
 
 
