@@ -18,7 +18,6 @@
       const [unit, better, against, n, of] = facts;
       return { keys, unit, better, against, n, of, commands, rows };
     });
-    const nothing = data.words.control.indexOf(data.none);
     const lines = data.lines.map((word) => data.words.method.indexOf(word));
     let chosen = null;
 
@@ -106,14 +105,13 @@
 
     function title() {
       const less = isDifference() ? `, less ${named("control", chosen)}` : "";
-      const fills = data.words.fill[chosen.keys[PART.fill]] !== data.none;
-      const fill = fills ? `; fill: ${named("fill", chosen)}` : "";
+      const fill = word("fill", chosen) !== data.none ? `; fill: ${named("fill", chosen)}` : "";
       const [measure, network] = ["measure", "network"].map((kind) => capital(named(kind, chosen)));
       const setting = word("setting", chosen) && `; ${word("setting", chosen)}`;
       return `${measure}${less}. ${network}${fill}${setting}; ${chosen.n} ${chosen.of}.`;
     }
 
-    const isDifference = () => chosen.keys[PART.control] !== nothing;
+    const isDifference = () => word("control", chosen) !== data.none;
 
     /** Methods, the best first, each with its maps together; then what they are held to. */
     function sorted() {
@@ -127,12 +125,16 @@
       return [...chosen.rows].sort((a, b) => (isLine(a) && isLine(b) ? a[0] - b[0] : order(a, b)));
     }
 
-    const mapsOf = (rows) => [...new Set(rows.filter((row) => !isLine(row)).map((row) => row[1]))];
+    /** The kinds of maps in rows, in the order of their marks. */
+    function mapsOf(rows) {
+      const maps = new Set(rows.filter((row) => !isLine(row)).map((row) => row[1]));
+      return [...maps].sort((a, b) => a - b);
+    }
 
     function draw(rows) {
       const width = Math.max(find("plot").clientWidth, 240);
       const dots = rows.filter((row) => !isLine(row));
-      const maps = mapsOf(rows).sort((a, b) => a - b);
+      const maps = mapsOf(rows);
       const methods = [...new Set(dots.map((row) => row[0]))];
       const held = references(rows);
       const longest = Math.max(...methods.map((method) => data.names.method[method].length));
@@ -234,8 +236,8 @@
     const told = (row) => `${row[2]} [${row[3]}, ${row[4]}], ${row[6] ?? chosen.n} ${chosen.of}`;
 
     function showKey(rows) {
-      const maps = mapsOf(rows).sort((a, b) => a - b);
-      const items = maps.map((map, i) => entry(i, "", data.names.map[map] || "the network"));
+      const name = (map) => data.names.map[map] || "the network";
+      const items = mapsOf(rows).map((map, i) => entry(i, "", name(map)));
       if (rows.some(tested)) {
         const filled = `filled: p below ${SURE} after Holm's correction`;
         items.push(entry(0, "", filled), entry(0, " rx-open", "hollow: open"));
@@ -245,8 +247,8 @@
 
     function entry(i, open, text) {
       const item = document.createElement("li");
-      const svg = make("svg", { viewBox: "0 0 28 14", "aria-hidden": "true" });
-      svg.setAttribute("class", `rx-${(i % 5) + 1}`);
+      const box = { viewBox: "0 0 28 14", "aria-hidden": "true" };
+      const svg = make("svg", { ...box, class: `rx-${(i % 5) + 1}` });
       svg.append(
         make("path", { class: "rx-whisker", d: "M1 7H27" }),
         make("path", { class: `rx-dot${open}`, d: shape(i, 14, 7) }),

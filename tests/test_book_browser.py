@@ -86,6 +86,17 @@ def test_dark_pages_are_printed_black_on_white(open_page):
     assert space == "pre-wrap"  # a long line of code is not cut off
 
 
+def test_maps_of_dark_pages_are_printed_dark_and_buttons_not_at_all(open_page):
+    page = open_page("book/explore_results", color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    colours = page.locator(".rx-plot g").evaluate_all(
+        "all => all.map(e => getComputedStyle(e).color)"
+    )
+    assert colours
+    assert max(map(brightness, colours)) < 130
+    assert page.locator(".rx-button:visible").count() == 0
+
+
 def test_the_keyboard_is_seen_in_the_header(open_page):
     page = open_page(CHAPTER, viewport={"width": 1440, "height": 900})
     page.keyboard.press("Tab")  # from now on focus is the keyboard's
