@@ -13,7 +13,8 @@ import page_scripts
 import pandas as pd
 import pytest
 import results_page
-import results_table
+
+from xaiutils.reproduce import _recipes, measures
 
 RESULTS = build.ROOT / "results"
 PAGE = "book/explore_results"
@@ -37,7 +38,7 @@ def _number(row, name):
 
 @pytest.fixture(scope="module")
 def table():
-    return results_table.long_table()
+    return measures.table()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_every_file_is_described_as_it_is(file):
             columns = next(csv.reader(opened))
         assert set(must) <= set(columns) <= {*must, *may}
         left_out = "ot in the long table" in text
-        assert left_out == (results_table.recipe(file.removesuffix(".csv")) is None)
+        assert left_out == (_recipes.recipe(file.removesuffix(".csv")) is None)
     elif file.endswith(".json"):
         record = json.loads((RESULTS / file).read_text(encoding="utf-8"))
         assert {"command", "versions", "date"} <= set(record)
@@ -103,7 +104,7 @@ def test_no_two_entries_share_a_pattern():
 
 def test_columns_of_the_long_table_are_described():
     section = DICTIONARY.partition("## The long table")[2].partition("\n## ")[0]
-    assert tuple(re.findall(r"^\| `(\w+)` \|", section, flags=re.M)) == results_table.COLUMNS
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, flags=re.M)) == measures.COLUMNS
 
 
 # ------------------------------------------------------------------------------ the long table
@@ -125,8 +126,8 @@ def test_no_number_is_lost_or_changed(table):
 
 def test_gains_over_an_order_by_lot_have_it_as_their_control(table):
     name = "samek-squeezenet1_1-fills-areas"
-    gains = table[(table["file"] == f"{name}.csv") & (table["control"] != results_table.NONE)]
-    assert set(gains["control"]) == {results_table.BY_LOT}
+    gains = table[(table["file"] == f"{name}.csv") & (table["control"] != measures.NONE)]
+    assert set(gains["control"]) == {measures.BY_LOT}
     found = gains.set_index(["fill", "measure", "method"])["mean"]
     raw = [row for row in _rows(name) if row["measure"].endswith("_minus_random")]
     assert len(raw) == len(found) > 10
@@ -141,8 +142,8 @@ def test_a_line_of_a_card_is_its_number_and_its_lead(table):
         if row["low"]:
             mine = cards[cards["method"] == row["method"]]
             value, lead = float(row["value"]), float(row["lead"])
-            own = mine[(mine["control"] == results_table.NONE) & (mine["mean"] == value)]
-            led = mine[(mine["control"] != results_table.NONE) & (mine["mean"] == lead)]
+            own = mine[(mine["control"] == measures.NONE) & (mine["mean"] == value)]
+            led = mine[(mine["control"] != measures.NONE) & (mine["mean"] == lead)]
             assert len(own) >= 1
             assert (led["low"] == float(row["lead_low"])).any()
             assert (led["n"] == float(row["images"])).any()
@@ -186,12 +187,12 @@ def test_rows_that_were_added_later_have_their_own_command(table):
 
 def test_it_can_be_written_and_read_again(table, monkeypatch, tmp_path):
     some = table.iloc[::800].reset_index(drop=True)
-    monkeypatch.setattr(results_table, "long_table", lambda: some)
+    monkeypatch.setattr(measures, "table", lambda: some)
     for name in ("one", "two"):
-        results_table.write(tmp_path / f"{name}.csv.gz")
+        measures.write(tmp_path / f"{name}.csv.gz")
     assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "two.csv.gz").read_bytes()
     again = pd.read_csv(tmp_path / "one.csv.gz", keep_default_na=False, na_values={"p": ""})
-    for column in results_table.COLUMNS[:8]:
+    for column in measures.COLUMNS[:8]:
         assert list(again[column]) == list(some[column])
     assert list(again["p"].dropna()) == list(some["p"].dropna())
     assert list(again["mean"]) == pytest.approx(list(some["mean"]), rel=1e-12)
@@ -200,14 +201,14 @@ def test_it_can_be_written_and_read_again(table, monkeypatch, tmp_path):
 def test_a_table_without_a_record_is_named(tmp_path):
     (tmp_path / "samek-nothing-areas.csv").write_text("fill,measure,method,mean,low,high,images\n")
     with pytest.raises(LookupError, match=r"samek-nothing-areas\.csv has no record"):
-        results_table.long_rows("samek-nothing-areas", tmp_path)
+        measures.rows("samek-nothing-areas", tmp_path)
 
 
 def test_a_table_that_lacks_the_method_is_named(tmp_path):
     (tmp_path / "samek-x.json").write_text('{"command": "make it", "model": "x"}')
     (tmp_path / "samek-x-areas.csv").write_text("fill,measure,mean\nblur,abpc,1\n")
     with pytest.raises(ValueError, match="no column is the method"):
-        results_table.long_rows("samek-x-areas", tmp_path)
+        measures.rows("samek-x-areas", tmp_path)
 
 
 # ------------------------------------------------------------------------------ what is shown
@@ -239,7 +240,7 @@ def test_the_first_view_has_maps_and_what_they_are_held_to(groups):
     group = results_page.first_group(groups)
     rows = {(method, version) for method, version, *_ in group["rows"]}
     assert {("grad_cam", "own"), ("grad_cam", "borrowed")} <= rows
-    assert results_table.BY_LOT in {method for method, _ in rows}
+    assert measures.BY_LOT in {method for method, _ in rows}
     with pytest.raises(LookupError, match="0 groups"):
         results_page.first_group([g for g in groups if g["network"] == "mnist_cnn"])
 
@@ -365,4 +366,4 @@ def test_the_page_is_light_and_the_table_lies_beside_it(open_page):
     assert page.locator('script[src*="mathjax"]').count() == 0
     address = page.get_by_role("link", name="All measures in one table").get_attribute("href")
     table = pd.read_csv((folder / PAGE).parent / address, nrows=5)
-    assert tuple(table.columns) == results_table.COLUMNS
+    assert tuple(table.columns) == measures.COLUMNS

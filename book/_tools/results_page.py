@@ -1,9 +1,9 @@
 """The page that shows the tables of results/: a plot, its table, and the command of each row.
 
 A Sphinx extension with the directive ``{results-explorer}``. What the page shows is taken from the
-long table (results_table.py) while the book is built. The plot is drawn by a plain script,
-assets/results.js; without scripts a reader sees the first table, and the way to all numbers. The
-long table itself is written beside the page, for pandas.
+long table (`xaiutils.reproduce.measures`) while the book is built. The plot is drawn by a plain
+script, assets/results.js; without scripts a reader sees the first table, and the way to all
+numbers. The long table itself is written beside the page, for pandas.
 """
 
 import json
@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-import results_table
 import yaml
 from docutils import nodes
 from front_door import leave_out_formulas
-from results_table import BY_LOT, NONE, ROOT
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from xaiutils.reproduce import measures
+from xaiutils.reproduce.measures import BY_LOT, NONE
 from xaiutils.reproduce.results import readable
 
+ROOT = Path(__file__).resolve().parents[2]
 DOWNLOAD = "measures.csv.gz"
 FIRST = {  # what the page opens with
     "network": "efficientnet_lite0",
@@ -311,7 +312,7 @@ def first_group(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def explorer() -> str:
     """The form, the plot and its table."""
-    table = results_table.long_table()
+    table = measures.table()
     found = groups(table)
     first = first_group(found)
     labels = {"network": "Network", "fill": "Fill", "measure": "Measure",
@@ -398,7 +399,7 @@ def add_its_files(
         app.add_css_file("results.css")
         app.add_js_file("results.js", loading_method="defer")
         leave_out_formulas(context, document)
-        results_table.write(Path(app.outdir) / "_static" / DOWNLOAD)
+        measures.write(Path(app.outdir) / "_static" / DOWNLOAD)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -1,46 +1,22 @@
-"""One long table of what is measured in results/, from the tables that the chapters read.
+"""How the kinds of tables of the long runs are read into the long one (measures.py).
 
-``python book/_tools/results_table.py [FILE]`` writes it, to _build/measures.csv.gz unless told; the
-build of the book puts a copy beside the page of results (results_page.py). It is made anew each
-time and never committed, so it cannot be older than the tables. Its columns, and which files it is
-made from, are described in book/results.md.
-
-Each kind of table has a recipe: which columns play which part, and what is the same in all rows.
-What a recipe does not name becomes a part of the column ``setting``.
+Each kind has a recipe: which columns play which part, and what is the same in all rows. What a
+recipe does not name becomes a part of the column ``setting``.
 """
 
-import gzip
-import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results"
-TABLE = Path("_build/measures.csv.gz")
 NONE = "(none)"  # nothing was replaced, or taken away
-COLUMNS = (
-    "network", "method", "map", "fill", "order", "measure", "control", "setting", "mean", "low",
-    "high", "n", "of", "p", "p_holm", "against", "unit", "better", "file", "command",
-)  # fmt: skip
-_TEXTS = {"map": "own", "fill": NONE, "order": NONE, "control": NONE, "setting": "", "of": ""}
-_NUMBERS = ("mean", "low", "high", "n", "p", "p_holm", "against")
-_NAMES = {  # of columns that play the same part in many tables
-    "difference": "mean", "first": "method", "second": "control", "images": "n", "p_value": "p",
-    "candidate": "method",
-}  # fmt: skip
 BY_LOT = "order by lot"  # of the regions; the method `random` is a map of noise
 _AS_CONTROLS = {  # one name for one control, whatever a file calls it
     "borrowed map": "borrowed", "map without sign": "unsigned",
 }  # fmt: skip
-_LOT_NAMES = (NONE, "(random)")
-_LOT_MEASURES = ("aopc", "aopc_random", "aopc_relative", "aopc_morf", "aopc_lerf")
 _ORDERS = {"aopc_morf": "morf", "aopc_lerf": "lerf", "abpc": "both", "own_minus_borrowed": "both",
            "aopc_relative": "morf", "random_minus_lerf": "lerf"}  # fmt: skip
 _BETTER = {
@@ -78,19 +54,19 @@ class Recipe:
         rename: Their columns by what they are called in the long table.
         constant: What is the same in all rows.
         drop: Columns that say nothing of the measure.
-        change: What else is done to the rows, given the table's run.
+        change: What else is done to the rows, given where the table comes from.
         comparisons: Whether the rows are differences that are positive where the first is better.
     """
 
     rename: Mapping[str, str] = field(default_factory=dict)
     constant: Mapping[str, Any] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
-    change: Callable[[pd.DataFrame, "Run"], pd.DataFrame] = lambda frame, run: frame
+    change: Callable[[pd.DataFrame, "Source"], pd.DataFrame] = lambda frame, source: frame
     comparisons: bool = False
 
 
 @dataclass(frozen=True)
-class Run:
+class Source:
     """A table's file and the record that stands beside it."""
 
     file: str
@@ -114,7 +90,7 @@ class Run:
 # ------------------------------------------------------------------------------ kinds of tables
 
 
-def _gains(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
+def _gains(frame: pd.DataFrame, _: Source) -> pd.DataFrame:
     """What a method gains over an order by lot is a difference, whatever the file calls it."""
     gains = frame["measure"].str.endswith("_minus_random")
     plain = frame["measure"].str.removesuffix("_minus_random")
@@ -126,7 +102,7 @@ def _controls(frame: pd.DataFrame) -> pd.Series:
     return frame.get("control", pd.Series(NONE, frame.index))
 
 
-def _risen(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
+def _risen(frame: pd.DataFrame, _: Source) -> pd.DataFrame:
     """By how much what a negative branch marks raises the output, and more than a control does."""
     parts = frame["measure"].str.split("_over_", n=1, expand=True)
     control = parts[1].fillna(NONE).replace({"random": BY_LOT})
@@ -136,7 +112,7 @@ def _risen(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
     )
 
 
-def _lots(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
+def _lots(frame: pd.DataFrame, _: Source) -> pd.DataFrame:
     """Orders by lot stand among the maps and controls, under names of their own."""
     drawn = frame["map"] == "lot"
     control = _controls(frame)
@@ -148,16 +124,16 @@ def _lots(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
     )
 
 
-def _fills(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
+def _fills(frame: pd.DataFrame, _: Source) -> pd.DataFrame:
     return frame.assign(control="fill " + frame["control"])
 
 
-def _called(words: str) -> Callable[[pd.DataFrame, Run], pd.DataFrame]:
+def _called(words: str) -> Callable[[pd.DataFrame, Source], pd.DataFrame]:
     """Put words before the names of the measures."""
     return lambda frame, _: frame.assign(measure=words + frame["measure"])
 
 
-def _agreement(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
+def _agreement(frame: pd.DataFrame, _: Source) -> pd.DataFrame:
     """How alike two fills, or two ways to ask, rank the methods."""
     fills = frame["fill"]
     if "control" in frame:
@@ -165,11 +141,11 @@ def _agreement(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
     return frame.assign(fill=fills, measure="agreement of " + frame["measure"])
 
 
-def _by_order(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
+def _by_order(frame: pd.DataFrame, _: Source) -> pd.DataFrame:
     return frame.assign(measure="aopc_" + frame["order"]).drop(columns="order")
 
 
-def _exchanged(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
+def _exchanged(frame: pd.DataFrame, _: Source) -> pd.DataFrame:
     """The likeness of two maps, or how far it lies above that of another picture's map."""
     less = frame["exchanged"].str.endswith(" less picture")
     return frame.assign(
@@ -178,42 +154,42 @@ def _exchanged(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
     )
 
 
-def _watched(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
+def _watched(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
     drawn = frame["map"] == "random"
-    return _lots(frame.assign(map=frame["map"].where(~drawn, "lot")), run)
+    return _lots(frame.assign(map=frame["map"].where(~drawn, "lot")), source)
 
 
-def _small(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
+def _small(frame: pd.DataFrame, _: Source) -> pd.DataFrame:
     return frame.assign(network="small networks, " + frame["network"])
 
 
-def _branches(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
+def _branches(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
     """Maps are named "candidate/map" there, judged by the area between the curves."""
     parts = frame["method"].str.split("/", n=1, expand=True)
-    fill = run.record["perturbation"][2]
+    fill = source.record["perturbation"][2]
     return frame.assign(method=parts[0], map=parts[1], measure="abpc", fill=fill)
 
 
-def _searches(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
+def _searches(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
     perturbed = frame["measure"].isin([*_ORDERS, "morf_minus_random"])
-    fill = pd.Series(run.record["perturbation"][2], frame.index).where(perturbed, NONE)
-    return _gains(frame.assign(fill=fill), run)
+    fill = pd.Series(source.record["perturbation"][2], frame.index).where(perturbed, NONE)
+    return _gains(frame.assign(fill=fill), source)
 
 
-def _occluded(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
+def _occluded(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
     """Regions were replaced for one of the measures alone."""
-    kept = [part for part in run.record["occlusion"] if isinstance(part, str)] or ["uniform"]
+    kept = [part for part in source.record["occlusion"] if isinstance(part, str)] or ["uniform"]
     fill = pd.Series(kept[0], frame.index).where(frame["measure"] == "occlusion", NONE)
     return frame.assign(fill=fill)
 
 
-def _known(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
+def _known(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
     """On instruments: networks are what is drawn, unless all pictures have one network."""
     several = frame["networks"] > 1
     number = frame["networks"].where(several, frame.pop("pictures"))
     unit = pd.Series("networks", frame.index).where(several, "pictures")
     network = ("known truth: " + frame["instrument"]).where(
-        ~frame["instrument"].isin(_GRIDS), run.network
+        ~frame["instrument"].isin(_GRIDS), source.network
     )
     frame = frame.assign(n=number, of=unit, network=network)
     if "map" in frame:
@@ -223,9 +199,9 @@ def _known(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
     return frame.assign(unit=of).drop(columns="networks")
 
 
-def _checkpoints(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
+def _checkpoints(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
     """Maps had the most important regions replaced first; one row has no map but orders by lot."""
-    frame = _gains(frame, run)
+    frame = _gains(frame, source)
     by_lot = (frame["method"] == NONE) & frame["measure"].str.startswith("aopc")
     mapped = (frame["measure"] == "aopc") & ~by_lot
     return frame.assign(
@@ -234,14 +210,14 @@ def _checkpoints(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
     )
 
 
-def _correlations(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
-    frame = _checkpoints(frame, run)
+def _correlations(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
+    frame = _checkpoints(frame, source)
     measure = frame["correlation"] + " of accuracy and " + frame["measure"]
     of = frame["correlation"]
     return frame.assign(measure=measure, unit=of.map(_UNITS)).drop(columns="correlation")
 
 
-def _cards(frame: pd.DataFrame, _: Run) -> pd.DataFrame:
+def _cards(frame: pd.DataFrame, _: Source) -> pd.DataFrame:
     """A line of a card is two rows: the number, and its lead over the control."""
     frame = frame[frame["low"].notna()].copy()
     frame["network"] = frame["line"].map(_card_network)
@@ -364,9 +340,6 @@ RECIPES: dict[str, Recipe] = {
 """By the names of their files, see `recipe`; all other tables are left out."""
 
 
-# ------------------------------------------------------------------------------ the long table
-
-
 def recipe(name: str) -> Recipe | None:
     """How a table is read; None if it has no measures with intervals.
 
@@ -376,120 +349,22 @@ def recipe(name: str) -> Recipe | None:
     return RECIPES[max(fitting, key=len)] if fitting else None
 
 
-def names(results: Path = RESULTS) -> list[str]:
-    """All tables of a folder, without their ending."""
-    found = results.rglob("*.csv")
-    return sorted(path.relative_to(results).with_suffix("").as_posix() for path in found)
-
-
-def record_of(name: str, results: Path = RESULTS) -> dict[str, Any]:
-    """The record beside a table: the one whose name is the longest beginning of its own.
-
-    Raises:
-        LookupError: There is none.
-    """
-    parts = name.split("-")
-    for number in range(len(parts), 0, -1):
-        path = results / f"{'-'.join(parts[:number])}.json"
-        if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return found
-    raise LookupError(f"results/{name}.csv has no record beside it")
-
-
-def long_rows(name: str, results: Path = RESULTS) -> pd.DataFrame | None:
-    """The rows of one table in the long form; None if it is left out.
-
-    Raises:
-        ValueError: A row says no method or no measure.
-    """
-    made = recipe(name)
-    if made is None:
-        return None
-    frame = pd.read_csv(results / f"{name}.csv", keep_default_na=False, na_values=[""])
-    run = Run(f"{name}.csv", record_of(name, results))
-    named = _NAMES | made.rename
-    frame = frame.drop(columns=[c for c in made.drop if c in frame]).rename(columns=named)
-    frame = frame.assign(**made.constant)
-    frame = made.change(frame, run)
-    return _finished(frame, run, made.comparisons)
-
-
-def _finished(frame: pd.DataFrame, run: Run, comparisons: bool) -> pd.DataFrame:
-    """All columns, in their order; what is left of the table's own goes into ``setting``."""
-    if missing := {"method", "measure", "mean"} - set(frame):
-        raise ValueError(f"{run.file}: no column is the {', '.join(sorted(missing))}")
-    rest = [column for column in frame if column not in COLUMNS]
-    frame = frame.assign(setting=_settings(frame[rest]) if rest else "")
-    for column, value in _TEXTS.items():
-        frame[column] = frame[column].fillna(value) if column in frame else value
-    for column in _NUMBERS:
-        frame[column] = pd.to_numeric(frame[column]) if column in frame else float("nan")
-    frame["network"] = frame.get("network", run.network)
-    drawn = frame["method"].isin(_LOT_NAMES) & frame["measure"].isin(_LOT_MEASURES)
-    frame["method"] = frame["method"].where(~drawn, BY_LOT)
-    frame["measure"] = frame["measure"].replace({"aopc_random": "aopc"})
-    by_lot = (frame["method"] == BY_LOT) & frame["measure"].isin(_LOT_MEASURES)
-    frame["order"] = frame["order"].where(frame["order"] != NONE, frame["measure"].map(_order))
-    frame["order"] = frame["order"].where(~by_lot, "random")
-    frame["of"] = frame["of"].where(frame["of"] != "", "pictures")
-    if "unit" not in frame:
-        asked = zip(frame["measure"], frame["setting"], strict=True)
-        frame["unit"] = [_unit(measure, setting) for measure, setting in asked]
-    if "better" not in frame:
-        frame["better"] = "more" if comparisons else frame["measure"].map(_better)
-    frame["better"] = frame["better"].fillna("")
-    tested = frame["p"].notna() & frame["against"].isna()
-    frame["against"] = frame["against"].where(~tested, 0.0)
-    frame["file"] = run.file
-    frame["command"] = frame["method"].map(run.command)
-    return frame[list(COLUMNS)]
-
-
-def _settings(rest: pd.DataFrame) -> list[str]:
-    return [
-        "; ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-                  for name, value in row.items() if not pd.isna(value))
-        for row in rest.to_dict("records")
-    ]  # fmt: skip
-
-
-def _order(measure: str) -> str:
+def order_of(measure: str) -> str:
+    """The order in which regions were replaced for a measure."""
     base = measure.rpartition(" ")[2]
     return _ORDERS.get(base, NONE)
 
 
-def _better(measure: str) -> str:
+def better(measure: str) -> str:
+    """Whether more of a measure is better; nothing where neither is."""
     return _BETTER.get(measure.partition(",")[0], "")
 
 
 @cache
-def _unit(measure: str, setting: str) -> str:
+def unit_of(measure: str, setting: str) -> str:
     """The unit of a measure; that of the output where nothing else is said."""
     base = measure.partition(",")[0].removeprefix("fall of ")
     for name, unit in _UNITS.items():
         if base == name or base.startswith((f"{name}_", f"{name} of")):
             return unit
     return "probability" if "output=probability" in setting else "logit"
-
-
-@lru_cache(maxsize=1)
-def long_table(results: Path = RESULTS) -> pd.DataFrame:
-    """All measures of a folder of results; read once in a process.
-
-    Returns:
-        A row for each measure with the columns `COLUMNS`.
-    """
-    parts = (long_rows(name, results) for name in names(results))
-    return pd.concat([part for part in parts if part is not None], ignore_index=True)
-
-
-def write(path: Path) -> None:
-    """Write the long table, packed; the same bytes from the same tables."""
-    text = long_table().to_csv(index=False, lineterminator="\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / TABLE)
