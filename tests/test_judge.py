@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -431,3 +432,31 @@ def test_what_the_page_says_is_what_the_table_shows():
     assert "Student's $t$ below twenty pictures" in words
     assert "says so at 0.05" in words
     assert (_judge_tests._DRAWS, _judge._ENOUGH_FOR_BCA, _card._SURE) == (10, 20, 0.05)
+
+
+def test_a_method_is_added_to_a_table_in_place_of_its_rows(tmp_path):
+    given = ["gradient", "random", f"--work={tmp_path}", "--tests=determinism"]
+    out = tmp_path / "cards"
+    assert command.main(["judge", *given, f"--out={out}"]) == 0
+    before, facts = pd.read_csv(f"{out}.csv"), json.loads(Path(f"{out}.json").read_text())
+    for name in ("random", "sensitivity"):  # one that is there, and one that is not
+        assert command.main(["judge", name, *given[2:], f"--out={out}", "--add"]) == 0
+    after, about = pd.read_csv(f"{out}.csv"), json.loads(Path(f"{out}.json").read_text())
+    assert list(dict.fromkeys(after["method"])) == ["gradient", "random", "sensitivity"]
+    pd.testing.assert_frame_equal(after[after["method"] != "sensitivity"], before)
+    assert about["methods"] == facts["methods"]
+    assert list(_cards.run_of("sensitivity", about)["methods"]) == ["sensitivity"]
+    assert _cards.run_of("gradient", about) is about
+
+
+def test_a_method_is_not_added_to_a_table_of_another_run(tmp_path):
+    given = ["gradient", "random", f"--work={tmp_path}", "--tests=determinism"]
+    out = tmp_path / "cards"
+    command.main(["judge", *given, f"--out={out}"])
+    before = Path(f"{out}.csv").read_text()
+    more = ["judge", "random", f"--work={tmp_path}", f"--out={out}", "--add", "--tests=label"]
+    with pytest.raises(SystemExit, match=r"cards\.csv is of another run: tests differ"):
+        command.main(more)
+    assert Path(f"{out}.csv").read_text() == before
+    with pytest.raises(SystemExit, match="--add needs --out: the table that is there"):
+        command.main(["judge", "random", "--add"])

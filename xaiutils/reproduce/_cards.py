@@ -1,7 +1,8 @@
 """``cards``: the page with the cards of all methods, from the table that ``judge`` wrote.
 
-``judge --all --out results/cards`` measures them and writes ``cards.csv`` and ``cards.json``; this
-makes ``cards.md``, which the book shows, and the score board ``cards.png``.
+``judge --all --out results/cards`` measures them and writes ``cards.csv`` and ``cards.json``
+(``judge NAME --add --out results/cards`` adds one later); this makes ``cards.md``, which the book
+shows, and the score board ``cards.png``.
 """
 
 from __future__ import annotations
@@ -63,11 +64,18 @@ def page(frame: pd.DataFrame, about: Mapping[str, Any]) -> str:
     parts = [_board(frame, methods), _counted(frame), _missing(frame), "## The cards\n"]
     for name in methods:
         mine = frame[frame["method"] == name]
-        facts = {**about["methods"][name], **{k: about[k] for k in ("date", "versions")}}
+        run = run_of(name, about)
+        facts = {**run["methods"][name], **{k: run[k] for k in ("date", "versions")}}
         parts.append(
             f"::::{{dropdown}} {name}\n{summary(mine)}\n\n{body(mine, facts, level=0)}\n::::\n"
         )
     return "\n".join(parts)
+
+
+def run_of(method: str, about: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The run that a method's card comes from: the first one, or one added to it (``--add``)."""
+    added: list[Mapping[str, Any]] = about.get("added", [])
+    return next((run for run in reversed(added) if method in run["methods"]), about)
 
 
 def _counted(frame: pd.DataFrame) -> str:

@@ -28,7 +28,14 @@ from xaiutils.reproduce._explained import weights
 from xaiutils.reproduce._judge_method import MethodError, Refused, Subject, load_subject
 from xaiutils.reproduce._judge_tests import LINES, PER_CLASS, SETTINGS, TESTS, Found
 from xaiutils.reproduce._long_run import Found as Tensors
-from xaiutils.reproduce._long_run import Notes, Run, block_path, compute_missing, read_block
+from xaiutils.reproduce._long_run import (
+    Notes,
+    Run,
+    block_path,
+    compute_missing,
+    read_block,
+    write_record,
+)
 from xaiutils.reproduce._options import names
 from xaiutils.reproduce._provenance import provenance, write_json, write_text
 
@@ -45,6 +52,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     judge.add_argument("--all", action="store_true", help="every method of this package instead")
     judge.add_argument("--work", type=Path, default=Path("judged"), help="folder of the blocks")
     judge.add_argument("--out", type=Path, help="the card, or the table of several, begins so")
+    judge.add_argument("--add", action="store_true", help="to the table that --out names")
     judge.add_argument("--tests", type=names, default=tuple(TESTS), help="some of the tests only")
     judge.add_argument("--dask", metavar="ADDRESS", help="scheduler whose workers compute")
     judge.set_defaults(run=run)
@@ -54,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     """Judge the methods one after another, and write what was found."""
     if bool(options.methods) == options.all:
         raise SystemExit("give a method (file.py:function, module:Class, a name), or --all.")
+    if options.add and not (options.out and Path(f"{options.out}.csv").exists()):
+        raise SystemExit("--add needs --out: the table that is there, without its ending .csv.")
     if unknown := [name for name in options.tests if name not in TESTS]:
         raise SystemExit(f"--tests: {unknown[0]!r} unknown; choose from {', '.join(TESTS)}.")
     wanted = list(attribution.METHODS) if options.all else options.methods
@@ -64,16 +74,16 @@ def run(options: argparse.Namespace) -> int:
         found, refused = _judge(subject, name, work, options)
         frame, facts = card_frame(subject, found), _facts(subject, options.tests, refused)
         command = _command([name], options.tests)
-        out = options.out if options.out and len(wanted) == 1 else work / "card"
+        alone = options.out and len(wanted) == 1 and not options.add
+        out = options.out if alone else work / "card"
         write_card(out, frame, _record(command, **facts))
         judged.append((frame, facts))
         print(f"{subject.name}: {len(frame)} lines, in {out}.md")
-    if options.out and len(wanted) > 1:
-        frame = pd.concat([frame for frame, _ in judged])
-        write_text(Path(f"{options.out}.csv"), frame.to_csv(index=False, float_format="%.6g"))
-        methods = {facts["method"]: facts for _, facts in judged}
+    if options.out and (len(wanted) > 1 or options.add):
         command = _command(["--all"] if options.all else wanted, options.tests)
-        write_json(Path(f"{options.out}.json"), _record(command, methods=methods))
+        methods = {facts["method"]: facts for _, facts in judged}
+        frame = pd.concat([frame for frame, _ in judged])
+        write_cards(options.out, frame, _record(command, methods=methods), add=options.add)
     return 0
 
 
@@ -235,6 +245,34 @@ def _record(command: str, **facts: Any) -> dict[str, Any]:
     about = {name: weights(found.module, found.source) for name, found in used.items()}
     settings = {kind: dict(found) for kind, found in SETTINGS.items()}
     return provenance(command, **facts, settings=settings, weights=about)
+
+
+def write_cards(out: Path, frame: pd.DataFrame, record: dict[str, Any], *, add: bool) -> None:
+    """Write the table of several methods, or add them to one in place of their rows there."""
+    path = Path(f"{out}.csv")
+    if add:
+        there = pd.read_csv(path)
+        _refuse_another(out, record)
+        frame = pd.concat([there[~there["method"].isin(frame["method"])], frame])
+    write_text(path, frame.to_csv(index=False, float_format="%.6g"))
+    write_record(out, record, add=add)
+
+
+def _refuse_another(out: Path, record: Mapping[str, Any]) -> None:
+    """Cards stand side by side only if nothing but the method differs."""
+    before = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
+    differing = [key for key in ("settings", "weights") if before[key] != record[key]]
+    if _tests(before) != _tests(record):
+        differing.append("tests")
+    if differing:
+        raise SystemExit(
+            f"{out}.csv is of another run: {', '.join(differing)} differ. Give another --out."
+        )
+
+
+def _tests(record: Mapping[str, Any]) -> set[str]:
+    """All tests that the methods of a run were put through."""
+    return {test for facts in record["methods"].values() for test in facts["tests"]}
 
 
 def write_card(out: Path, frame: pd.DataFrame, record: dict[str, Any]) -> None:
