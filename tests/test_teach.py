@@ -381,6 +381,8 @@ def test_marks_that_do_not_fit_are_refused(root, notebook, damage, complaint):
         ("It is known {cite:p}`doe,roe`.", "It is known (Doe et al., 1999; Roe, 2001)."),
         ("[here](../book/notation.md#signs)", "[here](../book/notation.html#signs)"),
         ("(a-target)=\n## Heading", "## Heading"),
+        ("{term}`gates <gate>`", "[gates](../book/glossary.html#term-gate)"),
+        ("{term}`Holm's test`", "[Holm's test](../book/glossary.html#term-Holm-s-test)"),
     ],
 )
 def test_plain_markdown(source, shown):
@@ -604,7 +606,9 @@ def test_the_rubric_adds_up():
 # The glossary
 
 TERM = re.compile(
-    r"^(\S.*)\n  (.+) Chapter \[(\d\d)\]\(\.\./notebooks/(\w+\.ipynb)\)\.$", re.MULTILINE
+    r"^(\S.*)\n  (.+) Chapter \[(\d\d)\]\(\.\./notebooks/(\w+\.ipynb)\)"
+    r"(?:, \{prf:ref\}`[\w-]+`(?: and \{prf:ref\}`[\w-]+`)*)?\.$",
+    re.MULTILINE,
 )
 GLOSSARY = (teach.ROOT / "book/glossary.md").read_text(encoding="utf-8")
 
@@ -622,6 +626,42 @@ def test_every_term_stands_in_the_chapter_that_it_names():
 def test_terms_are_sorted_and_given_once():
     terms = [term.lower() for term, *_ in TERM.findall(GLOSSARY)]
     assert terms == sorted(set(terms))
+
+
+def test_every_definition_stands_in_the_glossary():
+    defined = {
+        label
+        for chapter in BOOK
+        for label in re.findall(r"\{prf:definition\}.*\n:label: (\S+)", chapter.text)
+    }
+    assert len(defined) > 40
+    assert set(re.findall(r"\{prf:ref\}`([\w-]+)`", GLOSSARY)) == defined
+
+
+# What is no running text: other directives, headings, options, tables, formulas, code, links
+NOT_RUNNING = re.compile(
+    r"```\{(?!prf|admonition|exercise)[\s\S]*?```|^#.*$|^```+\{.*$|^:\w+:.*$|^\|.*$|^!\[.*$"
+    r"|\$\$[\s\S]*?\$\$|\$[^$\n]+\$|\{[\w:]+\}`[^`]+`|`[^`\n]+`|\[[^\]]*\]\([^)]*\)",
+    re.MULTILINE,
+)
+
+
+def test_terms_are_linked_from_where_a_chapter_first_uses_them():
+    """In the chapter that the glossary names; in another one, if that writes it as a formula."""
+    chapters_by_name = {chapter.path.name: _markdown(chapter.notebook) for chapter in BOOK}
+    for term, _, _, name in TERM.findall(GLOSSARY):
+        link = re.compile(rf"\{{term\}}`(?:[^`<]+ <)?{re.escape(term)}>?`")
+        word = re.compile(rf"(?<![\w-]){re.escape(term)}(?:s|es)?(?![\w-])", re.IGNORECASE)
+        own = chapters_by_name[name]
+        text = own if link.search(own) else next(filter(link.search, chapters_by_name.values()), "")
+        assert link.search(text), f"nothing links {term}"
+        assert not word.search(NOT_RUNNING.sub(" ", link.split(text)[0])), f"{term} is used before"
+
+
+@numbered
+def test_chapters_leave_the_name_of_the_check_alone(chapter):
+    code = [cell.source for cell in chapter.notebook.cells if cell.cell_type == "code"]
+    assert not any("check" in marks.names_stored(source) for source in code)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ _ROLE = re.compile(r"\{(?P<role>[a-z:]+)\}`(?P<target>[^`]+)`")
 _TARGET = re.compile(r"^\([\w-]+\)=[ ]*\n", re.MULTILINE)
 _PAGE = re.compile(r"\]\(\.\./book/(?P<name>\w+)\.md")
 LEFTOVERS = re.compile(
-    r":::|`{3,}\{|\{(?:cite|eq|ref|prf|numref|doc)[:\w]*\}`|^:label:", re.MULTILINE
+    r":::|`{3,}\{|\{(?:cite|eq|ref|prf|numref|doc|term)[:\w]*\}`|^:label:", re.MULTILINE
 )
 
 
@@ -145,9 +145,18 @@ def _role(match: re.Match[str], names: Names) -> str:
     role, target = match["role"], match["target"]
     if role.startswith("cite"):
         return _cite(target.split(","), match.string[: match.start()], names)
+    if role == "term":
+        return _term(target, names)
     if role not in ("eq", "ref", "prf:ref") or target not in names.labels:
         raise MarkError(f"{match[0]} has no plain form")
     return names.labels[target]
+
+
+def _term(target: str, names: Names) -> str:
+    """A link into the glossary. The text ``gates <gate>`` shows another form of the term."""
+    shown, _, term = target.removesuffix(">").partition(" <")
+    place = re.sub(r"[^a-zA-Z0-9._]+", "-", term or shown)  # as Sphinx names it
+    return f"[{shown}]({names.pages}book/glossary.html#term-{place})"
 
 
 def _cite(keys: list[str], before: str, names: Names) -> str:
