@@ -14,6 +14,7 @@ from pathlib import Path
 
 import chapters
 import vendor
+from photograph import scripts
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = Path("_build/html")
@@ -29,6 +30,7 @@ def build(root: Path = ROOT) -> bool:
     vendored = vendor.fill(root)
     if not vendored:
         print("Building with the CDN defaults: formulas and widgets will need the network.")
+    scripts.fill(root)  # behind the other vendored scripts, which begin with an empty folder
     inputs = inputs_digest(root)  # before the build: a file changed meanwhile makes it stale
     for folder in (HTML, "_build/.doctrees"):
         shutil.rmtree(root / folder, ignore_errors=True)
