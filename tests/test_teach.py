@@ -712,6 +712,12 @@ def test_pixels_that_were_not_preprocessed_are_warned_of_as_quoted(clf):
         attribution.gradient(clf.module, X + 255, 0)
 
 
+def test_black_ink_on_white_paper_is_warned_of_as_quoted(clf):
+    assert "`invert it: 1 - x`" in PAGE
+    with pytest.warns(UserWarning, match="invert it: 1 - x"):
+        clf.batch([Image.new("L", (28, 28), "white")])
+
+
 def test_swapped_curves_are_refused_as_quoted(clf):
     assert "`abpc takes curves of the orders 'morf' and 'lerf'`" in PAGE
     curves = [
