@@ -8,7 +8,7 @@ import pytest
 
 CHAPTER = Path(__file__).parents[1] / "notebooks/41_region_perturbation.ipynb"
 SOURCE = re.compile(
-    r"```|:::|^:\w+:|\{(prf|cite|eq|numref|ref|doc|admonition|exercise|solution)\b", re.M
+    r"```|:::|^:\w+:|\{(prf|cite|eq|numref|ref|doc|admonition|exercise|solution|term)\b", re.M
 )
 
 
