@@ -493,7 +493,7 @@ def test_questions_for_moodle(made, path):
 
 @pytest.mark.parametrize("path", BANKS, ids=lambda path: path.stem)
 def test_the_right_answer_stands_everywhere_equally_often(path):
-    ordered = list(questions._in_order(questions.read(path)))
+    ordered = list(questions.in_order(questions.read(path)))
     places = collections.Counter(
         next(n for n, a in enumerate(answers) if a.right) for _, answers in ordered
     )

@@ -6,10 +6,13 @@ Everything goes into _build/teach and is made anew each time from the notebooks 
     teacher/     the same with solutions and outputs
     sheets/      the exercises of a chapter to print (Markdown, HTML)
     questions/   the question bank, folded (Markdown, HTML) and for Moodle (XML)
+    slides/      a deck for each chapter, which needs no network (HTML)
+    figures/     every figure with its caption, alternative text and credit; also as an archive
     nbgrader/    the notebooks as nbgrader's source version
 
 Run as ``python book/_tools/teach.py``; with ``--page`` to write the tables of book/teach.md anew,
 and the numbers of new exercises into a list, so that they stay;
+with ``--pdf`` to print the decks too, by Chromium;
 with ``--seconds LOG ...`` to keep what `chapters.py` printed about the time that chapters take;
 with ``--run`` to execute both editions of all chapters, or of those whose numbers follow (long).
 """
@@ -22,7 +25,19 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from teaching import editions, kept, marks, nbgrader, pages, plain, questions, running, times
+from teaching import (
+    editions,
+    figures,
+    kept,
+    marks,
+    nbgrader,
+    pages,
+    plain,
+    questions,
+    running,
+    slides,
+    times,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path("_build/teach")
@@ -60,7 +75,7 @@ def make(root: Path = ROOT, output: Path | None = None) -> Path:
         int(p.stem): questions.read(p) for p in sorted((root / "book/questions").glob("*.yml"))
     }
     shutil.rmtree(output, ignore_errors=True)
-    for folder in ("student", "teacher", "sheets", "questions"):
+    for folder in ("student", "teacher", "sheets", "questions", "slides", "figures"):
         (output / folder).mkdir(parents=True)
     mathjax = pages.put_mathjax(root, output)
     _make_editions(book, called, output)
@@ -73,7 +88,42 @@ def make(root: Path = ROOT, output: Path | None = None) -> Path:
         target = output / "questions" / str(number)
         _write_both(target, f"Questions {number}", questions.folded(number, bank), mathjax)
         target.with_suffix(".xml").write_text(questions.moodle(number, bank), encoding="utf-8")
+    make_decks(book, called, banks, root, output / "slides")
+    pack_figures(book, root, output, mathjax)
     return output
+
+
+def pack_figures(book: list[marks.Chapter], root: Path, output: Path, mathjax: str) -> None:
+    """Every figure in a folder, with an index, and as an archive."""
+    index = figures.pack(book, figures.citation(root), output / "figures")
+    _write_both(output / "figures/index", "Figures", index, mathjax)
+    shutil.make_archive(str(output / "figures"), "zip", output, "figures")
+
+
+def make_decks(
+    book: list[marks.Chapter],
+    called: plain.Names,
+    banks: dict[int, list[questions.Question]],
+    root: Path,
+    folder: Path,
+) -> None:
+    """A deck for each chapter that says what is in it; MathJax beside them, to take along.
+
+    Raises:
+        MarkError: A chapter's deck names something that it does not have.
+    """
+    mathjax = pages.put_mathjax(root, folder).removeprefix("../")
+    cited = figures.citation(root)
+    for chapter in book:
+        if "deck" not in chapter.notebook.metadata:
+            continue
+        bank = banks.get(chapter.number, [])
+        try:
+            made = slides.Deck(chapter, called, bank, figures.cite(cited, chapter))
+            page = slides.deck(made, mathjax)
+        except marks.MarkError as error:
+            raise marks.MarkError(f"{chapter.path.name}: {error}") from None
+        (folder / f"{chapter.path.stem}.html").write_text(page, encoding="utf-8")
 
 
 def _make_editions(book: list[marks.Chapter], called: plain.Names, output: Path) -> None:
@@ -135,6 +185,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--page", action="store_true", help="write the tables of book/teach.md")
+    parser.add_argument("--pdf", action="store_true", help="print the decks too, by Chromium")
     parser.add_argument("--seconds", nargs="+", type=Path, metavar="LOG", help="of chapters.py")
     parser.add_argument("--run", nargs="*", type=int, metavar="CHAPTER", help="execute them")
     options = parser.parse_args()
@@ -148,6 +199,8 @@ def main() -> int:
         else:
             output = make()
             print(f"Made {output}")
+            if options.pdf and (problem := slides.print_pdf(sorted(output.glob("slides/*.html")))):
+                print(f"The decks were not printed: {problem}", file=sys.stderr)
             return 0 if options.run is None or run(output, options.run) else 1
     except (marks.MarkError, questions.QuestionError, ValueError) as error:
         print(error, file=sys.stderr)

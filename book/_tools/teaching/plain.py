@@ -121,7 +121,8 @@ def _directive(name: str, title: str, body: list[str], names: Names) -> str:
     if name == "exercise":
         return f"### {called}\n\n" + (f"*{title}*\n\n" if title else "") + text
     if name == "prf:proof":
-        return f"**Proof.** {text} ∎"
+        end = "\n\n∎" if text.endswith("$$") else " ∎"  # a line of its own
+        return f"**Proof.** {text}{end}"
     if name.startswith("prf:"):
         return _quote(f"**{called}{f' ({title})' if title else ''}.**\n\n{text}", names)
     if name in ("admonition", "note", "tip", "warning"):

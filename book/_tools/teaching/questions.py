@@ -128,11 +128,11 @@ def _answer(entry: Any, place: str) -> Answer:
 
 def folded(chapter: int, questions: Iterable[Question]) -> str:
     """Questions as Markdown, their answers folded away without a script, in an order by lot."""
-    drawn = [replace(q, answers=answers) for q, answers in _in_order(list(questions))]
+    drawn = [replace(q, answers=answers) for q, answers in in_order(list(questions))]
     return _FOLDED.render(chapter=chapter, questions=drawn)
 
 
-def _in_order(questions: list[Question]) -> Iterator[tuple[Question, tuple[Answer, ...]]]:
+def in_order(questions: list[Question]) -> Iterator[tuple[Question, tuple[Answer, ...]]]:
     """Each question with its answers by lot, but always in the same order.
 
     Among questions in a row the right answer stands in each place equally often: nobody learns

@@ -1,0 +1,281 @@
+"""Every figure of a chapter, from its executed cells, and a pack of them to show elsewhere.
+
+A cell that shows a figure has a `caption` in its metadata. The alternative text stands beside the
+picture in the output, where `xaiutils.plot.show` has put it. Figures count by chapter, as exercises
+do: 13.2 is the second one of chapter 13.
+"""
+
+import base64
+import csv
+import html
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment
+from PIL import Image
+
+from teaching.marks import Chapter
+from xaiutils import data
+
+LICENCE = "CC BY 4.0"
+CUT, ROWS = 0.75, 3  # of a grid that is too tall: height by width, and rows, that are left at most
+WHITE = 250  # a level of grey
+DEED = "https://creativecommons.org/licenses/by/4.0/"
+COLUMNS = (
+    "figure",
+    "chapter",
+    "cell",
+    "png",
+    "svg",
+    "caption",
+    "alternative text",
+    "licence",
+    "photographs",
+    "credit",
+)
+_TITLED = re.compile(r"(?:^|\. )([\w ]+), picture and maps")
+_INDEX = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+# The figures of the book
+
+All figures are under [{{ licence }}]({{ deed }}): show them, translate and change them, and name \
+the authors, the book and the licence. The line below each says how. Photographs have licences of \
+their own; where one asks for its author to be named, that line names the author too. \
+`figures.csv` has the same in a table, with the alternative texts.
+
+The outputs of the chapters hold PNG{{ "" if vector else " only, no SVG" }}.
+{% for figure in figures %}
+
+<figure>
+<img src="{{ figure.name }}.png" alt="{{ figure.alt }}" loading="lazy" style="max-width: 100%">
+<figcaption>
+<p><strong>Figure {{ figure.number }}.</strong> {{ figure.caption }}</p>
+<p><small>{{ credit(figure) }}</small></p>
+</figcaption>
+</figure>
+{% endfor %}
+""")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with what is said of it.
+
+    Attributes:
+        chapter: Number of the chapter.
+        place: Among the figures of the chapter, from 1.
+        cell: The cell that shows it.
+        caption: What one sees; empty if the cell has none.
+        alt: The words that stand for it where it cannot be seen.
+        png: The picture.
+        svg: The same as lines, where the output holds that.
+        photographs: Those that are, or may be, shown in it.
+    """
+
+    chapter: int
+    place: int
+    cell: str
+    caption: str
+    alt: str
+    png: bytes
+    svg: str = ""
+    photographs: tuple[data.Credit, ...] = ()
+
+    @property
+    def number(self) -> str:
+        """Chapter and place: ``13.2``."""
+        return f"{self.chapter}.{self.place}"
+
+    @property
+    def name(self) -> str:
+        """The name of its file, without an ending, by which files sort as figures do."""
+        return f"{self.chapter}-{self.place:02}_{self.cell}"
+
+    @property
+    def credits(self) -> str:
+        """The photographs in it whose licence asks for their author to be named."""
+        return credit_line(self.photographs)
+
+
+def credit_line(photographs: Sequence[data.Credit], every: bool = False) -> str:
+    """Photographs with their authors and licences: all, or those that ask for it."""
+    owed = [c for c in photographs if every or c.licence.startswith("CC BY")]
+    return "; ".join(f"{c.name} by {c.author} ({c.licence})" for c in owed)
+
+
+def read(chapter: Chapter) -> list[Figure]:
+    """The figures of a chapter in their order, those of its solutions included."""
+    found: list[Figure] = []
+    for cell in chapter.notebook.cells:
+        for caption, alt, picture, svg in _pictures(cell):
+            words = " ".join(alt.split())
+            photographs = _photographs(cell, words, chapter)
+            png = base64.b64decode(picture)
+            place = len(found) + 1
+            found.append(
+                Figure(chapter.number, place, cell.id, caption, words, png, svg, photographs)
+            )
+    return found
+
+
+def _pictures(cell: Any) -> Iterator[tuple[str, str, str, str]]:
+    """Caption, alternative text, PNG in base64 and SVG of every picture that a cell shows."""
+    caption = cell.metadata.get("caption", "")
+    for output in cell.get("outputs", ()):
+        held = output.get("data", {})
+        if "image/png" in held:
+            alt = output.metadata.get("image/png", {}).get("alt", "")
+            yield caption, alt, held["image/png"], held.get("image/svg+xml", "")
+        elif "<img" in held.get("text/html", ""):  # a stack: one figure behind each button
+            stack = _Stack(held["text/html"])
+            for label, (alt, picture) in zip(stack.labels, stack.pictures, strict=True):
+                yield f"{caption} Here: {stack.question} {label}.", alt, picture, ""
+
+
+class _Stack(HTMLParser):
+    """What `xaiutils.plot.show_stack` has written: a question, its answers, and their pictures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.question = ""
+        self.labels: list[str] = []
+        self.pictures: list[tuple[str, str]] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attrs}
+        self._inside = tag
+        self.question = given.get("aria-label") or self.question
+        if tag == "img":
+            self.pictures.append((given["alt"], given["src"].partition("base64,")[2]))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "label":
+            self.labels.append(data.strip())
+
+
+def _photographs(cell: Any, alt: str, chapter: Chapter) -> tuple[data.Credit, ...]:
+    """The photographs in a figure: those that the cell's metadata or the figure's rows name.
+
+    A figure that shows photographs without a name is taken to show all.
+    """
+    if not any("photos(" in c.source for c in chapter.notebook.cells if c.cell_type == "code"):
+        return ()
+    photos = data.photos()
+    by_name = dict(zip(photos.names, photos.credits, strict=True))
+    if "photographs" in cell.metadata:
+        return tuple(by_name[name] for name in cell.metadata["photographs"])
+    by_class = {photos.categories[c.label]: c for c in photos.credits}
+    rows = [title for title in _TITLED.findall(alt) if title in by_class]
+    if rows:
+        return tuple(by_class[title] for title in dict.fromkeys(rows))
+    return photos.credits if "photograph" in alt.lower() else ()
+
+
+def citation(root: Path) -> dict[str, Any]:
+    """How the book is to be cited, from CITATION.cff; empty where there is none."""
+    path = root / "CITATION.cff"
+    if not path.is_file():
+        return {}
+    book: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["preferred-citation"]
+    return book
+
+
+def cite(book: dict[str, Any], chapter: Chapter) -> str:
+    """A chapter as one cites it."""
+    if not book:
+        return f"{chapter.title}. Chapter {chapter.number}."
+    authors = ", ".join(author["name"] for author in book["authors"])
+    end = "" if chapter.title.endswith("?") else "."
+    return (
+        f"{authors} ({book['year']}). {chapter.title}{end} Chapter {chapter.number} of "
+        f"{book['title']}, version {book['version']}."
+    )
+
+
+def pack(chapters: Sequence[Chapter], book: dict[str, Any], folder: Path) -> str:
+    """Write every figure of some chapters into a folder, with a table of them.
+
+    Args:
+        chapters: The chapters.
+        book: How the book is cited, see `citation`.
+        folder: Where to.
+
+    Returns:
+        An index in Markdown, to be written beside the figures.
+    """
+    rows = [(figure, cite(book, chapter)) for chapter in chapters for figure in read(chapter)]
+    for figure, _ in rows:
+        (folder / f"{figure.name}.png").write_bytes(figure.png)
+        if figure.svg:
+            (folder / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
+    with (folder / "figures.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows(_row(figure, cited) for figure, cited in rows)
+    cited = dict(rows)
+    return _INDEX.render(
+        figures=list(cited),
+        credit=lambda figure: credited(figure, cited[figure]),
+        licence=LICENCE,
+        deed=DEED,
+        vector=any(figure.svg for figure in cited),
+    )
+
+
+def credited(figure: Figure, cited: str) -> str:
+    """The line that belongs below a figure wherever it is shown."""
+    photographs = f" Photographs: {figure.credits}." if figure.credits else ""
+    return f"Figure {figure.number} of {cited} {LICENCE}.{photographs}"
+
+
+def _row(figure: Figure, cited: str) -> list[str]:
+    photographs = credit_line(figure.photographs, every=True)
+    files = [f"{figure.name}.png", f"{figure.name}.svg" if figure.svg else ""]
+    said = [figure.caption, figure.alt, LICENCE, photographs, credited(figure, cited)]
+    return [figure.number, str(figure.chapter), figure.cell, *files, *said]
+
+
+def shown(figure: Figure) -> str:
+    """A figure with its caption as HTML that needs no other file.
+
+    Of a grid of maps that is too tall for a slide the upper rows are shown.
+    """
+    png = upper(figure.png) if "picture and maps" in figure.alt else figure.png
+    source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    part = "" if png == figure.png else " <small>Its upper rows.</small>"
+    owed = f" <small>Photographs: {html.escape(figure.credits)}.</small>" if figure.credits else ""
+    return (
+        f'<figure><img alt="{html.escape(figure.alt)}" src="{source}">'
+        f"<figcaption><b>Figure {figure.number}.</b> {html.escape(figure.caption)}{part}{owed}"
+        "</figcaption></figure>"
+    )
+
+
+def upper(png: bytes) -> bytes:
+    """The upper rows of a grid of maps that is too tall for a slide; all of one that is not.
+
+    It is cut between two rows, where a band of white runs from side to side.
+    """
+    picture = Image.open(io.BytesIO(png))
+    dark = (np.asarray(picture.convert("L")) < WHITE).any(axis=1)
+    begins = np.flatnonzero(dark[1:] & ~dark[:-1]) + 1  # where a row, or its title, begins
+    high = np.diff(begins, append=picture.height)
+    titles = begins[high < np.median(high)] if high.min() < np.median(high) / 2 else begins
+    most = CUT * picture.width
+    if len(titles) < 2 or (picture.height <= most and len(titles) < 2 * ROWS):
+        return png
+    cuts = [int(y) for y in titles[1 : ROWS + 1] if y <= most] or [int(titles[1])]
+    written = io.BytesIO()
+    picture.crop((0, 0, picture.width, cuts[-1] - 1)).save(written, format="png")
+    return written.getvalue()
