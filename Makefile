@@ -24,7 +24,7 @@ notebooks: $(INSTALLED)  ## executes every chapter in place
 change: $(INSTALLED)  ## executes every chapter on another sample: which statements still hold?
 	$(PY) book/_tools/change.py
 
-teach: $(INSTALLED)  ## notebooks for students and teachers, sheets, questions: into _build/teach
+teach: $(INSTALLED)  ## notebooks, sheets, questions, slides, figures: into _build/teach
 	$(PY) book/_tools/teach.py
 
 test-teach: $(INSTALLED)  ## executes both editions of every chapter: do the book's answers pass?
