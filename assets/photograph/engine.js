@@ -115,8 +115,11 @@ function liteEngine() {
       };
     },
     pointwise(layer, source, store, read) {
-      const { rows, columns, entry, weight, bias } = matrix(layer, source, store, read);
-      const transposed = store(panels(columns, rows, (row, column) => entry(column, row)));
+      const [rows, columns] = [layer.channels, source.channels];
+      const matrix = readMatrix(rows, columns, layer.bits, read);
+      const bias = store(read(Float32Array, rows));
+      const weight = store(panels(matrix, rows, columns, columns, 1));
+      const transposed = store(panels(matrix, columns, rows, 1, columns));
       return {
         along: [source.value.at, weight.at, bias.at, layer.pixels, columns, rows],
         back: "pointwise",
@@ -124,34 +127,43 @@ function liteEngine() {
       };
     },
     linear(layer, source, store, read) {
-      const { rows, columns, entry, weight, bias } = matrix(layer, source, store, read);
-      const row = (k) => Float64Array.from({ length: columns }, (_, column) => entry(k, column));
+      const [rows, columns] = [layer.channels, source.channels];
+      const matrix = readMatrix(rows, columns, layer.bits, read);
+      const bias = store(read(Float32Array, rows));
+      const weight = store(panels(matrix, rows, columns, columns, 1));
+      const row = (k) => Float64Array.from(matrix.subarray(k * columns, (k + 1) * columns));
       return { along: [source.value.at, weight.at, bias.at, 1, columns, rows], row, bias };
     },
   };
 
-  /** Read a weight, in eight bits with a scale for each row or in half precision, and the bias. */
-  function matrix({ channels: rows, bits }, { channels: columns }, store, read) {
-    const stored = read(bits === 8 ? Int8Array : Uint16Array, rows * columns);
-    const scales = bits === 8 ? read(Float32Array, rows) : new Float32Array(rows).fill(1);
-    const levels = bits === 8 ? stored : halves(stored);
-    const entry = (row, column) => Math.fround(levels[row * columns + column] * scales[row]);
-    const weight = store(panels(rows, columns, entry));
-    return { rows, columns, entry, weight, bias: store(read(Float32Array, rows)) };
+  /** Read a matrix, in eight bits with a scale for each row, or in half precision. */
+  function readMatrix(rows, columns, bits, read) {
+    if (bits === 16) return halves(read(Uint16Array, rows * columns));
+    const matrix = Float32Array.from(read(Int8Array, rows * columns));
+    read(Float32Array, rows).forEach((scale, row) => {
+      const end = (row + 1) * columns;
+      for (let k = row * columns; k < end; k += 1) matrix[k] *= scale;
+    });
+    return matrix;
   }
 
   /** Numbers in half precision: as bits of single precision their exponents are 112 too small. */
   function halves(bits) {
-    const words = Uint32Array.from(bits, (h) => ((h & 0x8000) << 16) | ((h & 0x7fff) << 13));
+    const words = Uint32Array.from(bits);
+    for (let k = 0; k < words.length; k += 1) {
+      words[k] = ((words[k] & 0x8000) << 16) | ((words[k] & 0x7fff) << 13);
+    }
     return new Float32Array(words.buffer).map((x) => x * 2 ** 112);
   }
 
-  /** A matrix in panels of eight rows: (rows / 8, columns, 8). */
-  function panels(rows, columns, entry) {
+  /** A matrix whose rows and columns lie so many steps apart, in panels: (rows / 8, columns, 8) */
+  function panels(matrix, rows, columns, rowStep, columnStep) {
     const found = new Float32Array(rows * columns);
     for (let row = 0; row < rows; row += 1) {
       const start = (row - (row % PANEL)) * columns + (row % PANEL);
-      for (let k = 0; k < columns; k += 1) found[start + k * PANEL] = entry(row, k);
+      for (let k = 0; k < columns; k += 1) {
+        found[start + k * PANEL] = matrix[row * rowStep + k * columnStep];
+      }
     }
     return found;
   }
