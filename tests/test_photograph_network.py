@@ -93,10 +93,23 @@ def test_eight_bits_are_right_to_half_a_step():
     assert bool((difference <= 0.5001 * scale).all())
 
 
-def test_a_network_that_the_page_cannot_run_is_refused():
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid()).eval()
-    with pytest.raises(ValueError, match="cannot run '1' "):
-        export.export(network)
+def stem(channels=32):
+    return [nn.Conv2d(3, channels, 3, 2, 1), nn.ReLU6()]
+
+
+@pytest.mark.parametrize(
+    ("layers", "complaint"),
+    [
+        ([*stem(), nn.Sigmoid()], "cannot run '2' "),
+        (stem(24), "cannot run '0' "),
+        ([*stem(), nn.Conv2d(32, 20, 1)], "cannot run '2' "),
+        ([*stem(), nn.Conv2d(32, 32, 3, groups=32), nn.ReLU()], "cannot run '3' "),
+        ([*stem(), nn.Conv2d(32, 32, 3, groups=32)], "wants a ReLU6"),
+    ],
+)
+def test_a_network_that_the_page_cannot_run_is_refused(layers, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        export.export(nn.Sequential(*layers).eval())
 
 
 def test_the_weights_are_light_and_the_plan_is_that_of_the_network(exported):

@@ -72,6 +72,7 @@ def export(module: nn.Module) -> Exported:
             step = {"kind": _kind(node), "inputs": inputs, "channels": node.shape[0], "side": side}
             _add(exported, step, node, source, module)
             values[node.index] = len(exported.plan)
+    _check_depthwise(exported.plan)
     return exported
 
 
@@ -95,21 +96,37 @@ def _is_relu6_of(node: Node, source: Node) -> bool:
 
 
 def _kind(node: Node) -> str:
-    """Return the name that engine.js has for an operation."""
+    """Return the name that engine.js has for an operation; kernels.c asks for round numbers."""
     match node.operation:
         case graph.Convolution(weight=weight, groups=1) if weight.shape[2:] == (1, 1):
-            return "pointwise"
+            kind, fits = "pointwise", not any(size % 8 for size in weight.shape[:2])
         case graph.Convolution(weight=weight, groups=1) if weight.shape[1] == 3:
-            return "stem"
+            kind, fits = "stem", len(weight) == 32
         case graph.Convolution(weight=weight, groups=groups) if groups == len(weight):
-            return "depthwise"
-        case graph.Add(coefficients=(1.0, 1.0)):
-            return "add"
-        case graph.AdaptiveAveragePool(size=(1, 1)):
-            return "mean"
-        case graph.Dense():
-            return "linear"
-    raise ValueError(f"the page cannot run {node.name!r} ({node.operation.kind})")
+            kind, fits = "depthwise", groups % 16 == 0
+        case graph.Add(coefficients=coefficients):
+            kind, fits = "add", coefficients == (1.0, 1.0)
+        case graph.AdaptiveAveragePool(size=size):
+            kind, fits = "mean", size == (1, 1)
+        case graph.Dense(weight=weight):
+            kind, fits = "linear", len(weight) % 8 == 0
+        case _:
+            kind, fits = "", False
+    if not fits:
+        raise ValueError(f"the page cannot run {node.name!r} ({node.operation.kind})")
+    return kind
+
+
+def _check_depthwise(plan: list[Step]) -> None:
+    """Refuse a network whose depthwise convolutions do not stand between two ReLU6.
+
+    The engine shares relevance there by the sign of the weights alone.
+    """
+    for step in plan:
+        if step["kind"] == "depthwise":
+            source = plan[step["inputs"][0] - 1]
+            if not (step["clamped"] and source.get("clamped")):
+                raise ValueError("the page wants a ReLU6 before and behind depthwise convolutions")
 
 
 def _add(exported: Exported, step: Step, node: Node, source: Node, module: nn.Module) -> None:
