@@ -153,6 +153,17 @@ def test_what_the_chapter_says_of_it_is_in_the_notes(read):
         assert len(noted) >= 4
 
 
+def test_widgets_are_linked_and_words_of_the_glossary_are_not(read):
+    linked = {
+        link["href"]
+        for chapter in BOOK
+        for slide in read(chapter)
+        for link in slide.select("a[href]")
+    }
+    assert "../../html/notebooks/45_explorer.html" in linked
+    assert not any("glossary" in address for address in linked)
+
+
 # In a browser
 
 

@@ -246,19 +246,24 @@ def _row(figure: Figure, cited: str) -> list[str]:
     return [figure.number, str(figure.chapter), figure.cell, *files, *said]
 
 
-def shown(figure: Figure) -> str:
+def shown(figure: Figure, alive: str = "") -> str:
     """A figure with its caption as HTML that needs no other file.
 
     Of a grid of maps that is too tall for a slide the upper rows are shown.
+
+    Args:
+        figure: The figure.
+        alive: The address of a page on which it can be played with.
     """
     png = upper(figure.png) if "picture and maps" in figure.alt else figure.png
     source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
     part = "" if png == figure.png else " <small>Its upper rows.</small>"
     owed = f" <small>Photographs: {html.escape(figure.credits)}.</small>" if figure.credits else ""
+    play = f' <a href="{alive}">Play with it.</a>' if alive else ""
     return (
         f'<figure><img alt="{html.escape(figure.alt)}" src="{source}">'
-        f"<figcaption><b>Figure {figure.number}.</b> {html.escape(figure.caption)}{part}{owed}"
-        "</figcaption></figure>"
+        f"<figcaption><b>Figure {figure.number}.</b> {html.escape(figure.caption)}"
+        f"{play}{part}{owed}</figcaption></figure>"
     )
 
 

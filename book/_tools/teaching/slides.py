@@ -46,6 +46,7 @@ _FORMULA = re.compile(r"\$\$(?:(?!\$\$).)+?\$\$[ ]*\((?P<label>[\w-]+)\)", re.DO
 _MEASURED = re.compile(r"^```\{admonition\} What we measured\n:class: \w+\n(.*?)^```", re.M | re.S)
 _HEADING = re.compile(r"^(#{2,3}) +(.+)\n", re.MULTILINE)
 _LISTED = re.compile(r"\||- |1\. ")  # a table or a list begins so
+_GLOSSARY = re.compile(r"\[([^][]+)\]\([^()]*book/glossary\.html[^()]*\)")
 _LEAD = re.compile(r"\*{1,2}[^*]+\*{1,2}")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!al\.)(?<!Fig\.)[ ]+(?=[A-Z*`$(])")
 _NEXT = re.compile(r"^`{3,}\{prf:(?!proof)|^#{2,3} ", re.MULTILINE)
@@ -266,10 +267,16 @@ class Deck:
     def _output(self, cell: Any) -> tuple[str, str]:
         if figure := self.figures.get(cell.id):
             self.shown.append(figure)
-            return figures.shown(figure), "figure"
+            return figures.shown(figure, self._played(cell)), "figure"
         printed = "".join(output.get("text", "") for output in cell.outputs)
         body = f"<pre>{html.escape((printed or cell.source).rstrip())}</pre>"
         return body + self._html(cell.metadata.get("caption", "")), "print"
+
+    def _played(self, cell: Any) -> str:
+        """Where a widget, of which a deck has a picture only, is alive."""
+        if not any("widget-view" in kind for o in cell.outputs for kind in o.get("data", {})):
+            return ""
+        return f"{self.names.pages}notebooks/{self.chapter.path.stem}.html"
 
     def _measured(self, box: re.Match[str]) -> Slide:
         return Slide("What we measured", self._points(sentences(box[1])), "", "points measured")
@@ -310,9 +317,9 @@ class Deck:
         return self._html("\n".join(f"- {point}" for point in points))
 
     def _html(self, text: str) -> str:
-        """MyST as HTML; other chapters are linked by their decks."""
-        shown = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", plain(text, self.names))
-        return to_html(shown)
+        """MyST as HTML; other chapters are linked by their decks, and words not to the glossary."""
+        shown = _GLOSSARY.sub(r"\1", plain(text, self.names))
+        return to_html(re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", shown))
 
 
 def deck(made: Deck, mathjax: str) -> str:
