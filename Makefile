@@ -7,11 +7,14 @@ export XAIUTILS_OFFLINE := 1
 INSTALLED := $(VENV)/.installed
 LINTED := xaiutils book/_tools tests notebooks $(wildcard benchmarks)
 
-.PHONY: book test notebooks change teach test-teach pack grade serve lint clean
+.PHONY: book pdf test notebooks change teach test-teach pack grade serve lint clean
 .DEFAULT_GOAL := book
 
 book: $(INSTALLED)  ## executes what is stale, then builds into _build/html
 	$(PY) book/_tools/build.py
+
+pdf: $(INSTALLED)  ## prints the whole book as one PDF: into _build/pdf
+	$(PY) book/_tools/printed.py
 
 # No line after pytest: its summary is the last thing to be read.
 test: lint  ## lint, unit, notebook and browser tests
