@@ -1,22 +1,26 @@
-// The rules for the widgets' scripts, which are joined to one module before they run: what one
-// file declares at its top is known to all.
+// The rules for scripts. Those of widgets, and of the photograph's page, are joined to one before
+// they run: what one file declares at its top is known to all.
 
 import { readdirSync, readFileSync } from "node:fs";
 
 import js from "@eslint/js";
 
-const SCRIPTS = new URL("../../xaiutils/widgets/", import.meta.url);
+const JOINED = ["../../xaiutils/widgets/", "../../assets/photograph/"].map((folder) => {
+  return new URL(folder, import.meta.url);
+});
 const DECLARATION = /^(?:async )?(?:function\*?|const|let|class) (\w+)/gm;
 const BROWSER =
-  "Blob CustomEvent DataView Image ImageData ResizeObserver URL Worker atob btoa " +
-  "cancelAnimationFrame clearInterval clearTimeout console createImageBitmap crypto document " +
-  "getComputedStyle matchMedia navigator performance queueMicrotask requestAnimationFrame " +
-  "setInterval setTimeout structuredClone window";
+  "Blob CustomEvent DataView Image ImageData ResizeObserver URL URLSearchParams Worker " +
+  "XMLSerializer atob btoa cancelAnimationFrame clearInterval clearTimeout console " +
+  "createImageBitmap crypto document getComputedStyle matchMedia navigator performance " +
+  "queueMicrotask requestAnimationFrame setInterval setTimeout structuredClone window";
 const FROM_PYTHON = "SIGNED_COLOURS MAGNITUDE_COLOURS"; // xaiutils/widgets/_common.py
 
 function declaredAnywhere() {
-  const names = readdirSync(SCRIPTS).filter((name) => name.endsWith(".js"));
-  const texts = names.map((name) => readFileSync(new URL(name, SCRIPTS), "utf8"));
+  const texts = JOINED.flatMap((folder) => {
+    const names = readdirSync(folder).filter((name) => name.endsWith(".js"));
+    return names.map((name) => readFileSync(new URL(name, folder), "utf8"));
+  });
   return texts.flatMap((text) => [...text.matchAll(DECLARATION)].map(([, name]) => name));
 }
 
