@@ -5,10 +5,11 @@
   "use strict";
 
   // What answers to a reader on screen has a still picture or a table beside it.
-  const GONE = `script, noscript, style, .headerlink, button.copybtn, .widget-subarea,
-    .fd-live, .fd-buttons, .fd-lens, .rx-controls, .rx-button, .cell_output :is(input, label)`;
+  const GONE = `script, noscript, style, canvas, input, select, button:not(:has(img)), .headerlink,
+    .widget-subarea, .fd-live, .fd-buttons, .fd-lens, .rx-controls, .cell_output label`;
   // Every element with text becomes an object of the PDF, of which a book has too many anyway.
   const NEEDLESS = "span.pre, .sig span span, .sig em span";
+  const coloured = []; // pieces of code
   const COLOURED = { c: "comment", k: "keyword", s: "string" }; // by the first letter of a class
   const FINDABLE = ".proof[id]:has(> .admonition-title > .caption-number)";
 
@@ -55,7 +56,7 @@
     }
   }
 
-  /** Colour code by ranges of one text, which need no elements. */
+  /** Make code one text; what had a colour is remembered, and coloured later without elements. */
   function flatten(code) {
     const walker = code.ownerDocument.createTreeWalker(code, window.NodeFilter.SHOW_TEXT);
     const words = [];
@@ -66,10 +67,16 @@
       words.push([COLOURED[walker.currentNode.parentElement.className[0]], start, end]);
     }
     code.replaceChildren(code.textContent);
-    const at = code.firstChild;
-    for (const [kind, startOffset, endOffset] of words.filter((word) => word[0])) {
-      const range = { startContainer: at, startOffset, endContainer: at, endOffset };
+    for (const [kind, from, to] of words) {
+      if (kind) coloured.push({ kind, text: code.firstChild, start: from, end: to });
+    }
+  }
+
+  function colour() {
+    for (const { kind, text, start, end } of coloured) {
       const { highlights } = window.CSS;
+      const range = { startContainer: text, startOffset: start };
+      Object.assign(range, { endContainer: text, endOffset: end });
       if (!highlights.has(kind)) highlights.set(kind, new window.Highlight());
       highlights.get(kind).add(new window.StaticRange(range));
     }
@@ -182,10 +189,11 @@
     for (const copy of all("mjx-assistive-mml")) copy.remove();
   }
 
-  /** Wait for pictures, and make what is wider than the paper as small as it must be. */
+  /** Wait for pictures, colour the code, and make what is too wide as small as it must be. */
   async function settle() {
     await Promise.all(all("img").map((picture) => picture.decode().catch(() => {})));
     await document.fonts.ready;
+    colour();
     const wide = all("mjx-container[display=true], table, dl.py > dt");
     const excess = wide.map((e) => Math.max(e.scrollWidth, e.offsetWidth) / room(e));
     wide.forEach((e, i) => {

@@ -7,6 +7,9 @@ of fonts, and has no form for the parts of the book that are written as HTML.
 
 It is printed twice: only the first print tells on which page a chapter begins. In the end the PDF
 is read again and compared with the document; anything lost is an error.
+
+Run as ``python book/_tools/printed.py``; it builds the book first if that is not current. With
+``--built`` the pages in _build/html are taken as they are.
 """
 
 import argparse
