@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 _EMPTY = {"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 _LEFT_OUT = {"button", "canvas", "input", "label", "noscript", "script", "select", "style", "svg"}
-_ON_SCREEN = {"headerlink", "fd-live", "fd-lens", "rx-controls"}
+_ON_SCREEN = {"headerlink", "fd-live", "fd-lens", "rx-controls", "ph-live"}
 _BLOCKS = {
     *("address", "article", "aside", "blockquote", "dd", "details", "div", "dl", "dt"),
     *(

@@ -6,7 +6,7 @@
 
   // What answers to a reader on screen has a still picture or a table beside it.
   const GONE = `script, noscript, style, canvas, input, select, button:not(:has(img)), .headerlink,
-    .widget-subarea, .fd-live, .fd-buttons, .fd-lens, .rx-controls, .cell_output label`;
+    .widget-subarea, [class*='-live'], .fd-buttons, .fd-lens, .rx-controls, .cell_output label`;
   // Every element with text becomes an object of the PDF, of which a book has too many anyway.
   const NEEDLESS = "span.pre, .sig span span, .sig em span";
   const coloured = []; // pieces of code
