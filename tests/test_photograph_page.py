@@ -221,6 +221,15 @@ def test_before_the_network_is_loaded_the_page_says_what_it_does(open_page):
     assert any(known.author in credit for known in data.photos().credits)
 
 
+def test_a_network_that_does_not_load_can_be_tried_again(open_page):
+    page = open_page(PAGE)
+    page.evaluate("() => { LiteNetwork.load = async () => { throw new Error('no way there'); }; }")
+    page.locator(".ph-load").click()
+    page.get_by_text("The network could not be loaded (no way there). Try again.").wait_for()
+    load(page)
+    assert page.locator(".ph-problem").inner_text() == ""
+
+
 def test_every_photographer_is_named(open_page):
     page = open_page(PAGE)
     for thumb, credit in zip(page.locator(".ph-thumb").all(), data.photos().credits, strict=True):

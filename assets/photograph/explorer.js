@@ -10,13 +10,14 @@ class Explorer {
     this.root = root;
     this.data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
     this.stage = new Stage(this.find("stage"), { brush: BRUSH, onErase: () => this.erased() });
-    this.classes = new ClassList(this.find("classes"), (question) => this.ask(question));
+    const ask = this.attempt((question) => this.ask(question));
+    this.classes = new ClassList(this.find("classes"), ask);
     this.race = new Race(root);
-    this.rescore = newestOnly((levels) => this.showErasedShares(levels));
+    this.rescore = this.attempt(newestOnly((levels) => this.showErasedShares(levels)));
     this.thumbs = [...root.querySelectorAll(".ph-thumb")];
     Object.assign(this, { client: null, photograph: null, method: USUAL, fill: "uniform" });
     this.turn = 0; // counts photographs, so that late answers about an earlier one are dropped
-    this.listen();
+    listenToControls(this);
   }
 
   find(name) {
@@ -64,7 +65,7 @@ class Explorer {
     Object.assign(this, { picture: null, map: null, maps: new Map() });
     this.find("answer").hidden = true;
     this.complain("");
-    this.enable();
+    enableControls(this);
   }
 
   async load() {
@@ -84,7 +85,9 @@ class Explorer {
       throw new Error(`The network could not be loaded (${error.message}). Try again.`);
     }
     this.find("loading").hidden = true;
-    this.fillMethods();
+    const { methods } = this.client;
+    fillMethods(this, methods);
+    this.chooseMethod(methods.some(({ name }) => name === USUAL) ? USUAL : methods[0].name);
     await this.answer();
   }
 
@@ -116,7 +119,7 @@ class Explorer {
     this.race.stop();
     Object.assign(this, { question, map: null });
     this.address();
-    this.enable();
+    enableControls(this);
     this.caption("The map is being made …");
     const asked = this.asked();
     const map = await this.mapOf(this.picture, `own ${asked}`);
@@ -128,7 +131,7 @@ class Explorer {
     this.map = map;
     this.stage.setMap(map);
     this.caption(this.legend());
-    this.enable();
+    enableControls(this);
   }
 
   /** What is asked of which photograph, as a text. */
@@ -223,7 +226,7 @@ class Explorer {
   /** The brush erased, or gave back. */
   erased() {
     if (!this.find("working").hidden) this.client.cancel(); // a long map would hold up the answer
-    this.enable();
+    enableControls(this);
     const { mask, replacement } = this.stage;
     this.rescore(this.picture.levels.map((level, place) => {
       return mask[place % mask.length] ? replacement[place] : level;
@@ -307,40 +310,9 @@ class Explorer {
 
   // ------------------------------------------------------------------ controls
 
-  fillMethods() {
-    const { methods } = this.client;
-    this.find("methods").replaceChildren(...methods.map(({ name, title }) => {
-      const onclick = this.attempt(() => {
-        this.chooseMethod(name);
-        return this.ask(this.question);
-      });
-      const look = { type: "button", class: "ph-pick", "data-method": name };
-      return element("button", { ...look, onclick }, title);
-    }));
-    const usual = methods.some(({ name }) => name === USUAL) ? USUAL : methods[0].name;
-    this.chooseMethod(usual);
-  }
-
   chooseMethod(name) {
     this.method = name;
     press(this.find("methods"), "method", name);
-  }
-
-  /** Let each button be pressed that has something to do. */
-  enable() {
-    const can = {
-      undo: this.stage.strokes.length,
-      restore: this.stage.share,
-      erase: this.map,
-      save: this.map,
-      link: this.map && this.photograph.name,
-    };
-    for (const pick of this.find("tools").querySelectorAll("[aria-pressed]")) {
-      pick.disabled = !this.picture;
-    }
-    for (const [name, reason] of Object.entries(can)) {
-      this.find(name).disabled = !(this.picture && reason);
-    }
   }
 
   /** One of the buttons of a kind is pressed: tool, view or fill. */
@@ -369,31 +341,6 @@ class Explorer {
         this.complain(error.message);
       }
     };
-  }
-
-  listen() {
-    for (const thumb of this.thumbs) {
-      thumb.disabled = false;
-      thumb.addEventListener("click", this.attempt(() => this.open(thumb)));
-    }
-    for (const kind of ["tool", "view", "fill"]) {
-      for (const button of this.root.querySelectorAll(`[data-${kind}]`)) {
-        button.addEventListener("click", () => this.pick(kind, button.dataset[kind]));
-      }
-    }
-    const clicks = {
-      load: () => this.load(),
-      undo: () => this.stage.undo(),
-      restore: () => this.stage.restore(),
-      erase: () => this.letTheMapErase(),
-      save: () => this.save(),
-      link: () => this.copyLink(),
-    };
-    for (const [name, act] of Object.entries(clicks)) {
-      this.find(name).addEventListener("click", this.attempt(act));
-    }
-    listenForPhotographs(this.root, this.attempt((give) => this.take(give)));
-    window.addEventListener("hashchange", this.attempt(() => this.start()));
   }
 
   /** Open what the address asks for; without a wish, and with nothing to see yet, the first one. */
@@ -426,12 +373,6 @@ function newestOnly(ask) {
       busy = false;
     }
   };
-}
-
-function press(group, kind, value) {
-  for (const button of group.querySelectorAll(`[data-${kind}]`)) {
-    button.setAttribute("aria-pressed", String(button.dataset[kind] === value));
-  }
 }
 
 for (const root of document.querySelectorAll("[data-photograph-explorer]")) {

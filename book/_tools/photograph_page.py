@@ -30,7 +30,9 @@ from xaiutils.widgets._common import script
 from xaiutils.widgets._pictures import blur_weights
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("words", "picture", "stage", "classes", "curves", "race", "share", "explorer")
+PARTS = (
+    "words", "picture", "stage", "classes", "curves", "race", "share", "controls", "explorer",
+)  # fmt: skip
 NETWORK = ("vendor/photograph/about.js", "photograph/client.js")  # see photograph/export.py
 JOINED = "photograph/page.js"
 FILLS = {"uniform": "Noise", "blur": "Blur", "mean": "Mean colour"}
@@ -88,7 +90,7 @@ runs here, on your machine.</p></div>
 <div class="ph-methods" role="group" aria-label="Method"></div>
 <div class="ph-buttons"><button type="button" class="ph-button ph-first ph-erase">Let the map
 erase</button></div></div></div></div>
-<div class="ph-test" aria-label="The test of the map" role="group">
+<div class="ph-test ph-live" aria-label="The test of the map" role="group">
 <div class="ph-race" hidden><p class="ph-learned" aria-live="polite"></p>
 <p class="ph-numbers"></p>
 <p class="ph-caveat" hidden>One picture, one draw of the noise and of the lots, and one network,
