@@ -13,7 +13,7 @@
   const METHODS = [
     { name: "gradient", title: "Gradient" },
     { name: "lrp_epsilon_plus", title: "LRP (epsilon-plus)" },
-    { name: "lrp_z_plus", title: "LRP (z⁺)" },
+    { name: "lrp_z_plus", title: "LRP (z-plus)" },
     { name: "grad_cam", title: "Grad-CAM" },
     { name: "occlusion", title: "Occlusion" },
   ];
