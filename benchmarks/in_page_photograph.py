@@ -219,9 +219,8 @@ def save(table, options):
         "onnxruntime-web": json.loads(package.read_text())["version"],
         "onnx": importlib.metadata.version("onnx"),
     }
-    command = (
-        f"python benchmarks/in_page_photograph.py --ort FOLDER --rounds {options.rounds} --save"
-    )
+    words = ["PYTHONPATH=book/_tools", "python", "benchmarks/in_page_photograph.py"]
+    command = " ".join([*words, "--ort", "FOLDER", "--rounds", str(options.rounds), "--save"])
     write_text(RESULTS / "benchmark-simd-speed.csv", table.to_csv(index=False, float_format="%.4g"))
     write_json(RESULTS / "benchmark-simd-speed.json", provenance(command, **facts))
 
