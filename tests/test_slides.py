@@ -4,6 +4,7 @@ import base64
 import csv
 import html
 import io
+import json
 import re
 import zipfile
 
@@ -164,6 +165,22 @@ def test_widgets_are_linked_and_words_of_the_glossary_are_not(read):
     assert not any("glossary" in address for address in linked)
 
 
+def test_a_deck_carries_the_state_of_the_widgets_that_it_shows_and_of_no_others(made):
+    counts = {}
+    for chapter in BOOK:
+        page = (made / f"slides/{chapter.path.stem}.html").read_text(encoding="utf-8")
+        deck = BeautifulSoup(page, "html.parser")
+        views = deck.find_all("script", type=slides.VIEW)
+        states = deck.find_all("script", type=slides.STATE)
+        shown = {json.loads(view.string)["model_id"] for view in views}
+        kept = {model for state in states for model in json.loads(state.string)["state"]}
+        assert kept == shown
+        assert ("anywidget" in page) == bool(shown), "the script is in no other deck"
+        counts[chapter.number] = len(shown)
+    assert counts[45] == 2
+    assert counts[22] == 1
+
+
 # In a browser
 
 
@@ -235,6 +252,83 @@ def test_keys_lead_through_a_deck(opened, made):
         assert wrongs == []
 
 
+FIRST_WIDGET = "location.hash = document.querySelector('script[type*=view]').closest('.slide').id"
+SWIPE = """([selector, way]) => {
+  const target = document.querySelector(selector);
+  const touch = (x) => new Touch({ identifier: 1, target, clientX: x, clientY: 300 });
+  const send = (kind, touches, changedTouches) =>
+    target.dispatchEvent(new TouchEvent(kind, { bubbles: true, touches, changedTouches }));
+  send("touchstart", [touch(600)], [touch(600)]);
+  send("touchend", [], [touch(600 + way)]);
+}"""
+INSIDE = """() => {
+  const body = document.querySelector(".current .body").getBoundingClientRect();
+  const widget = document.querySelector(".current .xai-widget").getBoundingClientRect();
+  return widget.left >= body.left && widget.right <= body.right + 1
+    && widget.top >= body.top && widget.bottom <= body.bottom + 1 && widget.height > 200;
+}"""
+
+
+def test_a_widget_is_alive_on_its_slide_and_keeps_its_keys(opened, made):
+    with opened(made / "slides/22_grad_lam.html") as (page, wrongs):
+        page.wait_for_selector("body.ready")
+        picture, widget = ".current figure > img", ".current .xai-widget"
+        assert not page.locator(".xai-widget").count()
+        place = page.evaluate(FIRST_WIDGET)
+        page.wait_for_selector(widget)
+        assert not page.is_visible(picture)
+        page.wait_for_function(INSIDE)
+
+        where = "document.querySelector('.current').id"
+        before = page.inner_text(f"{widget} .xai-status")
+        page.focus(f"{widget} input[type=range]")
+        page.keyboard.press("End")
+        page.wait_for_function(
+            "([at, before]) => document.querySelector(at).innerText !== before",
+            arg=[f"{widget} .xai-status", before],
+        )
+        page.evaluate(SWIPE, [widget, -200])
+        assert page.evaluate(where) == place
+        assert page.evaluate(INSIDE)
+
+        page.emulate_media(media="print")
+        assert page.is_visible(picture)
+        assert not page.is_visible(widget)
+        page.emulate_media(media="screen")
+        page.keyboard.press("Escape")
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate(where) == str(int(place) + 1)
+        page.evaluate(SWIPE, [".current h2", 200])
+        assert page.evaluate(where) == place
+        assert wrongs == []
+
+
+def test_widgets_that_grow_still_fit_and_their_network_answers(opened, made):
+    with opened(made / "slides/45_explorer.html") as (page, wrongs):
+        page.wait_for_selector("body.ready")
+        page.evaluate(FIRST_WIDGET)
+        page.click(".current .xai-widget button:has-text('Play')")
+        page.wait_for_selector(".current .xai-widget button:has-text('Pause')")
+        page.wait_for_function("document.querySelectorAll('.current .xai-legend li').length > 5")
+        page.wait_for_function(INSIDE)
+        assert wrongs == []
+
+
+def test_a_widget_that_does_not_start_leaves_its_picture(opened, made):
+    deck = (made / "slides/22_grad_lam.html").read_text(encoding="utf-8")
+    broken = made / "slides/broken.htm"
+    broken.write_text(deck.replace('"_esm": "', '"_esm": "no script at all;'), encoding="utf-8")
+    with opened(broken) as (page, wrongs):
+        page.wait_for_selector("body.ready")
+        with page.expect_console_message() as told:
+            page.evaluate(FIRST_WIDGET)
+        assert "SyntaxError" in told.value.text
+        page.wait_for_selector(".current figure > img", state="visible")
+        assert page.is_visible(".current figcaption a")
+        assert not page.locator(".stage").count()
+        assert len(wrongs) == 1
+
+
 def test_a_printed_deck_has_a_page_for_each_slide(browser, made, read):
     if not vendor.is_filled():
         pytest.skip("npm could not be reached, so formulas would come from a CDN")
@@ -250,8 +344,8 @@ def test_why_decks_are_not_printed_is_said(monkeypatch):
     assert "no Chromium" in slides.print_pdf([])
 
 
-def test_its_script_is_linted():
-    page_scripts.assert_linted(slides.HERE / "deck.js")
+def test_its_scripts_are_linted():
+    page_scripts.assert_linted(slides.HERE / "deck.js", slides.HERE / "widgets.js")
 
 
 # How a deck is cut out of a chapter
@@ -303,6 +397,19 @@ def test_a_cell_shows_its_figure_or_what_it_printed_or_its_code(tmp_path):
     _, first, second, _ = _deck(chapter)
     assert first.body == "<pre>2 &lt; 3</pre>"
     assert second.body == "<pre>x = 1</pre>"
+
+
+def test_a_widget_whose_state_was_not_kept_is_a_picture_with_a_link(tmp_path):
+    written = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(written, format="png")
+    png = base64.b64encode(written.getvalue()).decode()
+    held = {"image/png": png, slides.VIEW: {"model_id": "1"}}
+    output = new_output("display_data", held, metadata={"image/png": {"alt": "A box."}})
+    cell = new_code_cell("play()", id="a", outputs=[output], metadata={"caption": "A box."})
+    chapter = _chapter(new_markdown_cell("# Sums"), cell, deck=["a"], tmp_path=tmp_path)
+    _, shown, _ = _deck(chapter)
+    assert "Play with it" in shown.body
+    assert slides.VIEW not in shown.body
 
 
 def test_long_sections_are_shown_by_how_their_paragraphs_begin(tmp_path):

@@ -40,6 +40,7 @@
     slides[place].classList.add("current");
     window.history.replaceState(null, "", `#${place + 1}`);
     slides[place].focus({ preventScroll: true });
+    slides[place].dispatchEvent(new CustomEvent("shown", { bubbles: true }));
     tell();
   }
 
@@ -126,8 +127,17 @@
     });
   }
 
+  // Keys and fingers in a widget are its own.
+  function isPlayed(event) {
+    return event.target.closest(".stage") !== null;
+  }
+
   function listen() {
     document.addEventListener("keydown", (event) => {
+      if (isPlayed(event)) {
+        if (event.key === "Escape" && !event.defaultPrevented) slides[place].focus();
+        return;
+      }
       const act = keys[event.key];
       const onButton = event.target.tagName === "BUTTON" && ["Enter", " "].includes(event.key);
       if (!act || onButton || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -142,6 +152,7 @@
     let start = null;
     document.addEventListener("touchstart", (event) => { start = event.touches[0].clientX; });
     document.addEventListener("touchend", (event) => {
+      if (isPlayed(event)) return;
       const way = event.changedTouches[0].clientX - start;
       if (Math.abs(way) > SWIPE) show(place + (way < 0 ? 1 : -1));
     });

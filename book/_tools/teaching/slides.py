@@ -11,7 +11,8 @@ goals and the summary:
     a question      of the question bank, by its id: the answer is on the next slide
 
 So a deck holds no picture and no number that is not in the executed chapter. What the chapter goes
-on to say there becomes the notes for the speaker.
+on to say there becomes the notes for the speaker. A widget comes along with its state and can be
+played with (widgets.js); its picture is there for paper, and for where scripts are off.
 """
 
 import html
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
+from jinja2.utils import htmlsafe_json_dumps
 
 from teaching import figures, questions
 from teaching.marks import Chapter, Exercise, MarkError
@@ -32,6 +34,8 @@ from teaching.plain import Names, plain
 
 HERE = Path(__file__).parent
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+VIEW = "application/vnd.jupyter.widget-view+json"
+STATE = "application/vnd.jupyter.widget-state+json"
 ROOM = 13  # lines of a slide, at the size of letters that it begins with
 _WIDTH = 85  # letters in such a line
 _MOST = 1.25 * ROOM  # letters that are a little smaller make room for so much
@@ -61,6 +65,10 @@ _DECK = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_
 {{ style | safe }}
 </style>
 <script>{{ script | safe }}</script>
+{% if widgets %}
+<script>{{ player | safe }}</script>
+<script type="{{ state_type }}">{{ {"state": widgets} | tojson }}</script>
+{% endif %}
 <script src="{{ mathjax }}" defer></script>
 </head>
 <body>
@@ -152,6 +160,7 @@ class Deck:
         self.sections = sections(chapter)
         self.figures = {figure.cell: figure for figure in figures.read(chapter)}
         self.shown: list[figures.Figure] = []
+        self.widgets: dict[str, Any] = {}
 
     def slides(self) -> list[Slide]:
         """All slides in order.
@@ -267,16 +276,21 @@ class Deck:
     def _output(self, cell: Any) -> tuple[str, str]:
         if figure := self.figures.get(cell.id):
             self.shown.append(figure)
-            return figures.shown(figure, self._played(cell)), "figure"
+            view = next((o.data[VIEW] for o in cell.outputs if VIEW in o.get("data", {})), None)
+            played = f"{self.names.pages}notebooks/{self.chapter.path.stem}.html" if view else ""
+            return figures.shown(figure, played) + self._widget(view), "figure"
         printed = "".join(output.get("text", "") for output in cell.outputs)
         body = f"<pre>{html.escape((printed or cell.source).rstrip())}</pre>"
         return body + self._html(cell.metadata.get("caption", "")), "print"
 
-    def _played(self, cell: Any) -> str:
-        """Where a widget, of which a deck has a picture only, is alive."""
-        if not any("widget-view" in kind for o in cell.outputs for kind in o.get("data", {})):
+    def _widget(self, view: Any) -> str:
+        """What widgets.js needs to put a widget in the place of its picture, its state apart."""
+        kept = self.chapter.notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
+        model = kept.get(view["model_id"]) if view else None
+        if model is None or model["model_module"] != "anywidget":
             return ""
-        return f"{self.names.pages}notebooks/{self.chapter.path.stem}.html"
+        self.widgets[view["model_id"]] = model
+        return f'<script type="{VIEW}">{htmlsafe_json_dumps(view)}</script>'
 
     def _measured(self, box: re.Match[str]) -> Slide:
         return Slide("What we measured", self._points(sentences(box[1])), "", "points measured")
@@ -332,6 +346,9 @@ def deck(made: Deck, mathjax: str) -> str:
     return _DECK.render(
         chapter=made.chapter,
         slides=made.slides(),
+        widgets=made.widgets,
+        state_type=STATE,
+        player=(HERE / "widgets.js").read_text(encoding="utf-8"),
         style=(HERE / "deck.css").read_text(encoding="utf-8"),
         script=(HERE / "deck.js").read_text(encoding="utf-8"),
         mathjax=mathjax,
