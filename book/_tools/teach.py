@@ -14,6 +14,8 @@ Run as ``python book/_tools/teach.py``; with ``--page`` to write the tables of b
 and the numbers of new exercises into a list, so that they stay;
 with ``--pdf`` to print the decks too, by Chromium;
 with ``--seconds LOG ...`` to keep what `chapters.py` printed about the time that chapters take;
+with ``--svg`` to draw the figures of all chapters, or of those whose numbers follow, as SVG too
+(as long as it takes to execute them; what is drawn is kept until the chapter changes);
 with ``--run`` to execute both editions of all chapters, or of those whose numbers follow (long).
 """
 
@@ -21,6 +23,7 @@ import argparse
 import json
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +98,13 @@ def make(root: Path = ROOT, output: Path | None = None) -> Path:
 
 def pack_figures(book: list[marks.Chapter], root: Path, output: Path, mathjax: str) -> None:
     """Every figure in a folder, with an index, and as an archive."""
-    index = figures.pack(book, figures.citation(root), output / "figures")
-    _write_both(output / "figures/index", "Figures", index, mathjax)
-    shutil.make_archive(str(output / "figures"), "zip", output, "figures")
+    folder = output / "figures"
+    index = figures.pack(book, figures.citation(root), folder, root / figures.SVG)
+    _write_both(folder / "index", "Figures", index, mathjax)
+    with zipfile.ZipFile(output / "figures.zip", "w") as archive:
+        for path in sorted(folder.iterdir()):  # without the time, so that it is the same again
+            member = zipfile.ZipInfo(f"figures/{path.name}")
+            archive.writestr(member, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 def make_decks(
@@ -153,6 +160,23 @@ def _write_both(path: Path, title: str, markdown: str, mathjax: str) -> None:
     path.with_suffix(".html").write_text(pages.page(title, markdown, mathjax), encoding="utf-8")
 
 
+def draw(numbers: list[int], root: Path = ROOT) -> bool:
+    """Keep the figures of some chapters (none: of all) as SVG, saying so; whether all is well.
+
+    Raises:
+        ValueError: There is no chapter of a number.
+    """
+    paths = {int(p.stem[:2]): p for p in sorted((root / "notebooks").glob("*.ipynb"))}
+    if unknown := set(numbers) - set(paths):
+        raise ValueError(f"There is no chapter {min(unknown)}; there are {sorted(paths)}.")
+    well = True
+    for number in numbers or paths:
+        problem = figures.draw(paths[number], root / figures.SVG)
+        print(f"{paths[number].stem}:", problem or "drawn as SVG", flush=True)
+        well = well and not problem
+    return well
+
+
 def run(output: Path, numbers: list[int]) -> bool:
     """Execute both editions of some chapters (none: of all), saying so; whether all is well."""
     well = True
@@ -187,6 +211,7 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="write the tables of book/teach.md")
     parser.add_argument("--pdf", action="store_true", help="print the decks too, by Chromium")
     parser.add_argument("--seconds", nargs="+", type=Path, metavar="LOG", help="of chapters.py")
+    parser.add_argument("--svg", nargs="*", type=int, metavar="CHAPTER", help="draw SVG too")
     parser.add_argument("--run", nargs="*", type=int, metavar="CHAPTER", help="execute them")
     options = parser.parse_args()
     try:
@@ -197,11 +222,13 @@ def main() -> int:
             text = renewed((ROOT / PAGE).read_text(encoding="utf-8"))
             (ROOT / PAGE).write_text(text, encoding="utf-8")
         else:
+            well = options.svg is None or draw(options.svg)
             output = make()
             print(f"Made {output}")
             if options.pdf and (problem := slides.print_pdf(sorted(output.glob("slides/*.html")))):
                 print(f"The decks were not printed: {problem}", file=sys.stderr)
-            return 0 if options.run is None or run(output, options.run) else 1
+            well = (options.run is None or run(output, options.run)) and well
+            return 0 if well else 1
     except (marks.MarkError, questions.QuestionError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

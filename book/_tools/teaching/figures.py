@@ -3,24 +3,33 @@
 A cell that shows a figure has a `caption` in its metadata. The alternative text stands beside the
 picture in the output, where `xaiutils.plot.show` has put it. Figures count by chapter, as exercises
 do: 13.2 is the second one of chapter 13.
+
+The outputs hold PNG alone. `draw` executes a chapter in memory and keeps its figures as SVG too.
 """
 
 import base64
 import csv
+import hashlib
 import html
 import io
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from chapters import PACKAGE, is_stale, run
 from jinja2 import Environment
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat.v4 import new_code_cell
 from PIL import Image
 
+from teaching import marks
 from teaching.marks import Chapter
 from xaiutils import data
 
@@ -40,7 +49,21 @@ COLUMNS = (
     "photographs",
     "credit",
 )
+SVG = Path("_build/figures-svg")  # a folder for each chapter; `make teach` does not clear it
+DOTS = 150  # per inch, of the pixels in an SVG: photographs and maps
+LARGEST = 2_000_000  # bytes; a figure that is larger as SVG stays PNG
+# Letters stay text, which can be edited and translated. The other two make the file the same again.
+DRAWN = {"svg.fonttype": "none", "svg.hashsalt": "book"}
+UNDATED = {"Date": None}
+_CAPTURE = """
+import sys
+sys.path.append({tools!r})
+from teaching import figures
+figures.capture({folder!r})
+"""
 _TITLED = re.compile(r"(?:^|\. )([\w ]+), picture and maps")
+_EMBEDDED = re.compile(r"data:image/png;base64,([^\"]+)")
+_ROOT = re.compile(r"<svg\b([^>]*)>")
 _INDEX = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
 # The figures of the book
 
@@ -49,7 +72,13 @@ the authors, the book and the licence. The line below each says how. Photographs
 their own; where one asks for its author to be named, that line names the author too. \
 `figures.csv` has the same in a table, with the alternative texts.
 
-The outputs of the chapters hold PNG{{ "" if vector else " only, no SVG" }}.
+{% if vector %}
+As SVG too: {{ vector }} of {{ figures | length }}. Their lines can be edited, and so can their \
+letters, which are text in DejaVu Sans. Where that is not installed another font takes its place, \
+and the PNG says how the figure should look. Photographs and maps are pixels in both.
+{% else %}
+The outputs of the chapters hold PNG only, no SVG. `teach.py --svg` draws that too.
+{% endif %}
 {% for figure in figures %}
 
 <figure>
@@ -57,6 +86,9 @@ The outputs of the chapters hold PNG{{ "" if vector else " only, no SVG" }}.
 <figcaption>
 <p><strong>Figure {{ figure.number }}.</strong> {{ figure.caption }}</p>
 <p><small>{{ credit(figure) }}</small></p>
+{% if figure.svg %}
+<p><small><a href="{{ figure.name }}.svg">Figure {{ figure.number }} as SVG</a></small></p>
+{% endif %}
 </figcaption>
 </figure>
 {% endfor %}
@@ -203,18 +235,137 @@ def cite(book: dict[str, Any], chapter: Chapter) -> str:
     )
 
 
-def pack(chapters: Sequence[Chapter], book: dict[str, Any], folder: Path) -> str:
+def capture(folder: str) -> None:
+    """In the kernel of a chapter: write each figure that is shown from now on as SVG too.
+
+    Args:
+        folder: Where to. A file is called by the digest of its PNG, by which `draw` finds it.
+    """
+    import matplotlib.pyplot as plt
+
+    from xaiutils.plot import _show, _stack
+
+    as_png = _show.png
+
+    def both(figure: Any) -> bytes:
+        picture = as_png(figure)
+        drawn = io.StringIO()
+        with plt.rc_context(DRAWN):
+            figure.savefig(drawn, format="svg", dpi=DOTS, bbox_inches="tight", metadata=UNDATED)
+        path = Path(folder, f"{_digest(picture)}.svg")
+        path.write_text(_EMBEDDED.sub(_smaller, drawn.getvalue()), encoding="utf-8")
+        return picture
+
+    _show.png = _stack.png = both
+
+
+def _smaller(embedded: re.Match[str]) -> str:
+    """A picture inside an SVG in at most 256 colours, as `xaiutils.plot.png` has it, if opaque."""
+    picture = Image.open(io.BytesIO(base64.b64decode(embedded[1])))
+    if picture.convert("RGBA").getextrema()[-1] != (255, 255):
+        return embedded[0]
+    written = io.BytesIO()
+    picture.convert("RGB").quantize(256).save(written, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+
+
+def draw(path: Path, kept: Path) -> str:
+    """Execute a chapter in memory and keep its figures as SVG; nothing if that is done already.
+
+    Args:
+        path: The notebook, which is left as it is.
+        kept: A folder, in which each chapter has one of its own.
+
+    Returns:
+        Why there are none; empty if there are.
+    """
+    chapter = marks.read(path)
+    if _is_drawn(chapter, kept):
+        return ""
+    if is_stale(path, path.parents[1]):  # SVG and PNG would come from different code
+        return "its outputs are older than its code: execute it first, by chapters.py"
+    tools = str(Path(__file__).parents[1])
+    with tempfile.TemporaryDirectory() as folder:
+        capturing = new_code_cell(_CAPTURE.format(tools=tools, folder=folder))
+        chapter.notebook.cells.insert(0, capturing)
+        try:
+            run(chapter.notebook, path.parent)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            return str(error)
+        _keep(chapter, Path(folder), kept)
+    return ""
+
+
+def _keep(chapter: Chapter, captured: Path, kept: Path) -> None:
+    """Give what was captured the figures' names; a folder is there whole or not at all."""
+    whole = kept / chapter.path.stem
+    part = whole.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for figure in read(chapter):
+        path = captured / f"{_digest(figure.png)}.svg"
+        if path.is_file() and path.stat().st_size <= LARGEST:
+            shutil.copy(path, part / f"{figure.name}.svg")
+    (part / "fingerprint").write_text(_fingerprint(chapter), encoding="utf-8")
+    shutil.rmtree(whole, ignore_errors=True)
+    part.rename(whole)
+
+
+def _is_drawn(chapter: Chapter, kept: Path) -> bool:
+    """Whether the SVGs that are kept of a chapter were drawn by the code that made its outputs."""
+    path = kept / chapter.path.stem / "fingerprint"
+    return path.is_file() and path.read_text(encoding="utf-8") == _fingerprint(chapter)
+
+
+def _fingerprint(chapter: Chapter) -> str:
+    """That of the chapter's outputs, as `chapters.execute` has stored it."""
+    return str(chapter.notebook.metadata.get(PACKAGE, {}).get("fingerprint", ""))
+
+
+def _digest(png: bytes) -> str:
+    return hashlib.sha256(png).hexdigest()
+
+
+def with_svg(chapter: Chapter, kept: Path) -> list[Figure]:
+    """The figures of a chapter with the SVGs that `draw` has kept, if they fit its outputs."""
+    found = read(chapter)
+    if not _is_drawn(chapter, kept):
+        return found
+    paths = [kept / chapter.path.stem / f"{figure.name}.svg" for figure in found]
+    return [
+        replace(figure, svg=described(figure, path.read_text(encoding="utf-8")))
+        if path.is_file()
+        else figure
+        for figure, path in zip(found, paths, strict=True)
+    ]
+
+
+def described(figure: Figure, svg: str) -> str:
+    """An SVG that says in itself what it shows, to readers of a screen and of its source."""
+    title = html.escape(f"Figure {figure.number}. {figure.caption}")
+    said = f"<title>{title}</title>\n<desc>{html.escape(figure.alt)}</desc>"
+    return _ROOT.sub(lambda root: f'<svg role="img"{root[1]}>\n{said}', svg, count=1)
+
+
+def pack(
+    chapters: Sequence[Chapter], book: dict[str, Any], folder: Path, kept: Path | None = None
+) -> str:
     """Write every figure of some chapters into a folder, with a table of them.
 
     Args:
         chapters: The chapters.
         book: How the book is cited, see `citation`.
         folder: Where to.
+        kept: Where `draw` has put SVGs; absent: nowhere.
 
     Returns:
         An index in Markdown, to be written beside the figures.
     """
-    rows = [(figure, cite(book, chapter)) for chapter in chapters for figure in read(chapter)]
+    rows = [
+        (figure, cite(book, chapter))
+        for chapter in chapters
+        for figure in (with_svg(chapter, kept) if kept else read(chapter))
+    ]
     for figure, _ in rows:
         (folder / f"{figure.name}.png").write_bytes(figure.png)
         if figure.svg:
@@ -229,7 +380,7 @@ def pack(chapters: Sequence[Chapter], book: dict[str, Any], folder: Path) -> str
         credit=lambda figure: credited(figure, cited[figure]),
         licence=LICENCE,
         deed=DEED,
-        vector=any(figure.svg for figure in cited),
+        vector=sum(bool(figure.svg) for figure in cited),
     )
 
 
