@@ -16,6 +16,11 @@ COPIED = ("_config.yml", "constraints.txt", "package.json", "package-lock.json",
 INTRO = """# A small book
 
 As {cite:t}`someone` says, $f(x) = \\frac{1}{2} x$; see [the chapter](../notebooks/11_small).
+
+## References
+
+```{bibliography}
+```
 """
 BIBLIOGRAPHY = """@book{someone,
   author = {Someone, A.},
@@ -24,7 +29,6 @@ BIBLIOGRAPHY = """@book{someone,
   year = {2020},
 }
 """
-REFERENCES = "## References\n\n```{bibliography}\n```"
 TOC = "format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/11_small\n"
 PICTURE = """import matplotlib.pyplot as plt
 from IPython.display import display
@@ -49,7 +53,7 @@ def small_book(tmp_path_factory):
     (root / "_toc.yml").write_text(TOC)
     (root / "notebooks").mkdir()
     cited = new_code_cell("print(6 * 7)", metadata={"tags": ["nbval-check-output"]})
-    title = new_markdown_cell("# A small chapter\n\nIt prints 42.\n\n" + REFERENCES)
+    title = new_markdown_cell("# A small chapter\n\nIt prints 42.")
     cells = [title, cited, new_code_cell(PICTURE)]
     nbformat.write(new_notebook(cells=cells), root / "notebooks/11_small.ipynb")
     assert build.chapters.refresh(build.chapters.paths(root), root)

@@ -117,9 +117,10 @@ def test_visformer_is_inexact_only_where_batchnorm_does_not_normalise():
         error = zoo.relative(traced.backward(record, start), zoo.by_autograd(network, x, start)[1])
         errors[statistics] = error, zoo.rounding(network, x, start)
         network = zoo.normalised(network, size)
-    assert zoo.STEEP < errors["random"][0] < 20 * errors["random"][1]
+    assert 1e-13 < errors["random"][0] < 20 * errors["random"][1]
     assert max(errors["data"]) < 1e-13
-    assert zoo.row("timm", "visformer_tiny")["statistics"] == "data"
+    steep = errors["random"][1] > zoo.STEEP  # 9e-13 to 1e-11: the machine decides
+    assert zoo.row("timm", "visformer_tiny")["statistics"] == ("data" if steep else "random")
 
 
 def test_finished_networks_are_not_run_again(tmp_path, monkeypatch):

@@ -137,7 +137,8 @@ def write_list(app: Sphinx, error: Exception | None) -> None:
     toc = yaml.safe_load(Path(app.srcdir, "_toc.yml").read_text(encoding="utf-8"))
     lines = [f"# {titles[toc['root']].astext()}", "", f"> {about(out, toc['root'])}", "", _NOTE]
     first = {"caption": "Start", "chapters": [{"file": toc["root"]}]}
-    for part in [first, *toc["parts"]]:
+    parts = toc.get("parts") or [{"caption": "Chapters", "chapters": toc["chapters"]}]
+    for part in [first, *parts]:
         lines += ["", f"## {part['caption']}", ""]
         for file in (each["file"] for each in part["chapters"]):
             lines.append(f"- [{titles[file].astext()}]({file}.md): {about(out, file)}")
