@@ -5,6 +5,7 @@ import chapters
 import nbformat
 import pytest
 import samples
+import teach
 import torch
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
@@ -20,9 +21,19 @@ def test_chapter_says_in_one_place_what_it_measures_on(path):
     assert set(shown.values()) == {0}
 
 
+@pytest.fixture(scope="module")
+def editions(tmp_path_factory):
+    """The teachers' editions: the chapters, with right and wrong answers handed to the checks."""
+    output, book = tmp_path_factory.mktemp("teach"), teach.chapters()
+    for kind in ("student", "teacher"):
+        (output / kind).mkdir()
+    teach._make_editions(book, teach.names(book), output)
+    return output / "teacher"
+
+
 @pytest.mark.parametrize("path", change.with_digits(chapters.paths()), ids=lambda path: path.stem)
-def test_general_statements_hold_on_other_digits(path):
-    assert change.run(path, {"SAMPLE": 1}) == []
+def test_general_statements_and_checks_hold_on_other_digits(editions, path):
+    assert change.run(editions / path.name, {"SAMPLE": 1}) == []
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ import chapters
 import nbformat
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat.v4 import new_code_cell
+from teaching import running
 
 NAMES = ("SAMPLE", "PHOTOS")
 _NUMBER = re.compile(rf"^({'|'.join(NAMES)}) = \d+", re.MULTILINE)
@@ -74,11 +75,12 @@ def run(path: Path, sample: dict[str, int]) -> list[str]:
     """Execute a chapter on another sample.
 
     Args:
-        path: The notebook, which is left as it is.
+        path: The notebook, which is left as it is; a chapter, or its teacher's edition.
         sample: New values for the constants of its cell tagged ``sample``.
 
     Returns:
-        What is wrong with the digits that it measures on; empty if nothing is.
+        What is wrong with the digits that it measures on, and with the checks that it calls; empty
+        if nothing is.
 
     Raises:
         SampleError: It has no cell tagged ``sample``.
@@ -90,7 +92,7 @@ def run(path: Path, sample: dict[str, int]) -> list[str]:
     notebook.cells.append(new_code_cell(_AUDIT.format(folder=tools, exempt=exempt)))
     chapters.run(notebook, path.parent)
     shown = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
-    return shown.split("\n")[:-1]
+    return [*shown.split("\n")[:-1], *running.unexpected(notebook, running.VERDICTS["teacher"])]
 
 
 def other_sample(number: int = 1) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import chapters
 import nbformat
@@ -30,12 +31,22 @@ def complaints(path: Path) -> Iterator[str]:
     except (CellExecutionError, CellTimeoutError) as error:
         yield str(error)
         return
+    yield from unexpected(notebook, VERDICTS[path.parent.name])
+
+
+def unexpected(notebook: Any, verdict: str) -> Iterator[str]:
+    """Each check of an executed notebook that does not say what it should, or refuses no wrong one.
+
+    Args:
+        notebook: An edition; a chapter calls no checks.
+        verdict: What the others should say, one of `VERDICTS`.
+    """
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.startswith("check("):
             said = "".join(output.get("text", "") for output in cell.outputs).strip()
             if marks.has(cell, "wrong"):  # the check may say more of it
                 well = f": {REFUSED}" in said
             else:
-                well = said.endswith(f": {VERDICTS[path.parent.name]}")
+                well = said.endswith(f": {verdict}")
             if not well:
                 yield f"{cell.source} says: {said}"
