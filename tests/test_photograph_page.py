@@ -275,7 +275,7 @@ def test_a_class_is_explained_and_a_difference_of_two(explorer):
 
 
 def test_a_long_map_shows_how_far_it_is_and_gives_way(explorer):
-    page = explorer(wait=60)
+    page = explorer(wait=300)  # a map of occlusion takes 16 times as long
     page.get_by_role("button", name="Occlusion").click()
     page.wait_for_function("document.querySelector('.ph-working').value > 0.1")
     page.get_by_role("button", name="Gradient").click()
@@ -414,6 +414,7 @@ def test_a_link_restores_what_was_shown(browser, book, explorer):
     with page_checks.opened(browser, f"{book}/{PAGE}.html#{fragment}") as (again, _):
         assert load(again).locator(".ph-caption").inner_text() == legend
     page.locator(".ph-thumb").first.click()
+    page.wait_for_function("wish => !window.location.hash.endsWith(wish)", arg=fragment)
     page.evaluate("wish => { window.location.hash = wish; }", fragment)
     page.get_by_text(legend).wait_for()
 

@@ -34,12 +34,19 @@ class Explorer {
   async take(give) {
     this.complain("");
     const file = give();
-    const read = await readPhotograph(file);
-    await this.show({ ...read, name: null, title: file.name || "your photograph" });
+    const own = { name: null, title: file.name || "your photograph" };
+    await this.showNewest(readPhotograph(file).then((read) => ({ ...read, ...own })));
   }
 
   async open(thumb, wish = {}) {
-    await this.show(await embeddedPhotograph(thumb), wish);
+    await this.showNewest(embeddedPhotograph(thumb), wish);
+  }
+
+  /** Of the photographs that are being read, the one that was asked for last is shown. */
+  async showNewest(reading, wish) {
+    this.reading = reading;
+    const photograph = await reading;
+    if (reading === this.reading) await this.show(photograph, wish);
   }
 
   /** Show a photograph, and have it answered for if the network is there. */
