@@ -82,6 +82,6 @@ function lesson({ morf, borrowed, lot }, map, lender) {
       + "more: nothing shows that the map knew this picture.";
   }
   const besides = borrowed > lot ? "; yet the borrowed map, too, did more than the lot" : "";
-  return `${map} did more harm than an order by lot and than the map of “${lender}”: it knew `
-    + `something of this picture${besides}.`;
+  return `${map} did more harm than an order by lot and than the map of “${lender}”, as a `
+    + `map that knows something of this picture would${besides}.`;
 }
